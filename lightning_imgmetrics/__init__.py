@@ -1,0 +1,64 @@
+"""Streaming, distributed, citable image metrics for PyTorch Lightning."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Where each public name lives; loaded when it is first used, so that importing the package costs nothing.
+_HOMES = {
+    "metrics.distribution": ("FrechetDistance", "FrechetInceptionDistance"),
+    "metrics.alignment": ("CLIPScore", "clip_score"),
+    "metrics.reference": ("LearnedPerceptualImagePatchSimilarity", "LPIPSDiversity"),
+    "metrics.human": ("WinRate",),
+    "metrics.table": ("METRICS",),
+    "suite": ("MetricSuite",),
+    "result": ("Result", "Signature"),
+    "callback.monitor": ("ImageMetricsCallback",),
+    "callback.schedule": ("Every",),
+    "callback.sampler": ("ImageSampler", "PairedImages", "noise"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "METRICS",
+    "CLIPScore",
+    "Every",
+    "FrechetDistance",
+    "FrechetInceptionDistance",
+    "ImageMetricsCallback",
+    "ImageSampler",
+    "LPIPSDiversity",
+    "LearnedPerceptualImagePatchSimilarity",
+    "MetricSuite",
+    "PairedImages",
+    "Result",
+    "Signature",
+    "WinRate",
+    "clip_score",
+    "noise",
+]
+
+if TYPE_CHECKING:
+    from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
+    from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, noise
+    from lightning_imgmetrics.callback.schedule import Every
+    from lightning_imgmetrics.metrics.alignment import CLIPScore, clip_score
+    from lightning_imgmetrics.metrics.distribution import FrechetDistance, FrechetInceptionDistance
+    from lightning_imgmetrics.metrics.human import WinRate
+    from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+    from lightning_imgmetrics.metrics.table import METRICS
+    from lightning_imgmetrics.result import Result, Signature
+    from lightning_imgmetrics.suite import MetricSuite
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,103 @@
+"""The collectives this package uses: a rendezvous that cannot hang, sums in buckets, ragged gathers."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_imgmetrics.errors import MissingRanks
+
+_CALLS: Counter[str] = Counter()
+
+
+def world(group: Any = None) -> tuple[int, int]:
+    """(rank, world size); (0, 1) without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def patience() -> float:
+    """Seconds a rank waits for the others at a point all ranks reach together (`IMGMETRICS_SYNC_TIMEOUT`, 45)."""
+    return float(os.environ.get("IMGMETRICS_SYNC_TIMEOUT", "45"))
+
+
+def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, failure: str = "") -> None:
+    """Wait until every rank is here; after `timeout` seconds raise MissingRanks, which names those that are not.
+
+    A collective that some ranks never enter hangs until the backend gives up, half an hour later. The store behind
+    the process group works for every backend, so the usual cause (a hook under `rank_zero_only`) shows at once.
+    A rank that failed passes `failure`: the waiting ranks raise with it instead of waiting on.
+    """
+    rank, size = world(group)
+    if size == 1:
+        return
+    store = dist.distributed_c10d._get_default_store()
+    scope = "world" if group is None else group.group_name
+    _CALLS[scope] += 1
+    key = f"imgmetrics/{scope}/{_CALLS[scope]}"
+    if failure:
+        store.set(f"{key}/failure", f"rank {rank}: {failure}")
+    store.set(f"{key}/{rank}", "")
+    if store.add(f"{key}/count", 1) == size or failure:
+        store.set(f"{key}/go", "")
+    seconds = patience() if timeout is None else timeout
+    try:
+        store.wait([f"{key}/go"], timedelta(seconds=seconds))
+    except (dist.DistStoreError, RuntimeError) as error:
+        missing = [r for r in range(size) if not store.check([f"{key}/{r}"])]
+        raise MissingRanks(
+            f"{what} needs every rank, but after {seconds:g} s ranks {missing} of {size} have not reached it. Metrics"
+            " sync over all ranks: call them on all, never under `rank_zero_only` or `if rank == 0`. If the ranks are"
+            " only slow, raise IMGMETRICS_SYNC_TIMEOUT (seconds)."
+        ) from error
+    if not failure and store.check([f"{key}/failure"]):
+        raise MissingRanks(f"{what} was given up because another rank failed ({store.get(f'{key}/failure').decode()})")
+
+
+def collective_device(group: Any, local: torch.device) -> torch.device:
+    """The device whose tensors the backend moves: NCCL takes no CPU tensor, Gloo prefers them."""
+    if "nccl" in dist.get_backend(group):
+        return local if local.type == "cuda" else torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def sum_(x: Tensor, group: Any = None) -> None:
+    """Sum `x` over ranks, in place."""
+    device = collective_device(group, x.device)
+    moved = x.to(device)
+    dist.all_reduce(moved, group=group)
+    if moved is not x:
+        x.copy_(moved)
+
+
+def gather_rows(tables: Sequence[Tensor], group: Any = None) -> list[Tensor]:
+    """Concatenate each table (rows, ...) over ranks in rank order; ranks may hold any number of rows, also none.
+
+    One gather of all row counts, then one of each table that has rows anywhere, padded to the longest.
+    """
+    if not tables:
+        return []
+    size = dist.get_world_size(group)
+    device = collective_device(group, tables[0].device)
+    counts = torch.tensor([len(t) for t in tables], device=device)
+    every = [torch.empty_like(counts) for _ in range(size)]
+    dist.all_gather(every, counts, group=group)
+    out = []
+    for table, rows in zip(tables, torch.stack(every, 1).tolist(), strict=True):
+        if max(rows) == 0:
+            out.append(table)
+            continue
+        padded = table.new_zeros((max(rows), *table.shape[1:]), device=device)
+        padded[: len(table)] = table.to(device)
+        parts = [torch.empty_like(padded) for _ in range(size)]
+        dist.all_gather(parts, padded, group=group)
+        out.append(torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)]).to(table.device))
+    return out

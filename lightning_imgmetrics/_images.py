@@ -1,0 +1,109 @@
+"""The one border through which images enter: every metric, network and sampler goes through `as_images`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics.errors import ShapeError, ValueRangeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Images: TypeAlias = "Tensor | Image | Sequence[Tensor | Image]"
+
+# Share of the declared span by which samplers may overshoot it, clamped and counted; beyond it the range is wrong.
+OVERSHOOT = 0.05
+
+
+def as_images(
+    images: Images, *, name: str = "images", value_range: tuple[float, float] = (0.0, 1.0), channels: int = 3
+) -> tuple[list[Tensor], int]:
+    """Check images and bring them to one form.
+
+    `images`: (n, c, h, w) or one (c, h, w) tensor, a PIL image, or a list of (c, h, w) tensors and PIL images of mixed
+    size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three.
+    Returns batches in order, each (k, channels, h, w) and either uint8 or float32 in [0, 1], and the number of pixel
+    values that overshot `value_range` and were clamped. Consecutive images of one size and type share a batch.
+    Raises ShapeError (axes, channels, no image) and ValueRangeError (NaN, values that the declaration rules out).
+    """
+    batches = [_checked(batch, name, value_range, channels) for batch in _batches(images, name)]
+    return [batch for batch, _ in batches], sum(clamped for _, clamped in batches)
+
+
+def quantize(images: Tensor) -> Tensor:
+    """float [0, 1] -> uint8 by rounding, as an image file stores it; uint8 passes."""
+    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 -> float32 [0, 1]; float passes."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _batches(images: Images, name: str) -> list[Tensor]:
+    if isinstance(images, Tensor):
+        if images.ndim not in (3, 4):
+            raise ShapeError(f"`{name}` must be (n, 3, h, w) or one (3, h, w), got shape {tuple(images.shape)}")
+        batches = [images if images.ndim == 4 else images[None]]
+    else:
+        singles = [_single(x, name, i) for i, x in enumerate(images if isinstance(images, Sequence) else [images])]
+        batches = []
+        run: list[Tensor] = []
+        for x in singles:
+            if run and (x.shape, x.dtype, x.device) != (run[0].shape, run[0].dtype, run[0].device):
+                batches.append(torch.stack(run))
+                run = []
+            run.append(x)
+        batches += [torch.stack(run)] if run else []
+    if not sum(map(len, batches)):
+        raise ShapeError(f"`{name}` must hold at least one image, got an empty batch")
+    return batches
+
+
+def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
+    if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise ShapeError(f"`{name}[{index}]` must be (3, h, w), got shape {tuple(image.shape)}")
+        return image
+    if not hasattr(image, "convert"):
+        raise ShapeError(f"`{name}[{index}]` must be a (3, h, w) tensor or a PIL image, got {type(image).__name__}")
+    from torchvision.transforms.functional import pil_to_tensor
+
+    return pil_to_tensor(image.convert("RGB"))
+
+
+def _checked(batch: Tensor, name: str, value_range: tuple[float, float], channels: int) -> tuple[Tensor, int]:
+    batch = batch.detach()
+    if batch.shape[1] == 1 and channels == 3:
+        batch = batch.expand(-1, 3, -1, -1)
+    if batch.shape[1] != channels:
+        hint = " (is it channels-last? permute(0, 3, 1, 2))" if batch.shape[-1] == channels else ""
+        raise ShapeError(f"`{name}` must be (n, {channels}, h, w), got shape {tuple(batch.shape)}{hint}")
+    if batch.numel() == 0:
+        raise ShapeError(f"`{name}` must have a positive height and width, got shape {tuple(batch.shape)}")
+    if batch.is_complex():
+        raise ValueRangeError(f"`{name}` must be uint8 or float, got {batch.dtype}")
+    low, high = (float(x) for x in torch.stack(batch.aminmax()).tolist())
+    if not batch.is_floating_point():
+        if low < 0 or high > 255 or high == 1:
+            why = "; 0/1 images must be float, or scaled to 0..255" if high == 1 else ""
+            raise ValueRangeError(f"integer `{name}` must hold 0..255, got {low:g}..{high:g}{why}")
+        return batch.to(torch.uint8), 0
+    if not (low > float("-inf") and high < float("inf")):  # false for NaN too
+        raise ValueRangeError(f"`{name}` must be finite, got NaN or infinity")
+    first, last = value_range
+    slack = OVERSHOOT * (last - first)
+    if low < first - slack or high > last + slack:
+        raise ValueRangeError(
+            f"float `{name}` must lie in [{first:g}, {last:g}], got {low:g}..{high:g};"
+            " declare another `value_range`, or clamp the images"
+        )
+    batch = batch.float()
+    clamped = int(((batch < first) | (batch > last)).sum()) if low < first or high > last else 0
+    if (first, last) != (0.0, 1.0):
+        batch = (batch - first) / (last - first)
+    return (batch.clamp(0, 1) if clamped or (first, last) != (0.0, 1.0) else batch), clamped

@@ -1,0 +1,1 @@
+"""The Lightning callback and its parts."""

@@ -1,0 +1,49 @@
+"""Sample panels for people."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 8
+_FONT_SIZE = 11
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Sample images, each uint8 (3, h, w), with one caption each."""
+
+    images: Sequence[Tensor]
+    captions: Sequence[str]
+
+    def picture(self, side: int = 96) -> Image.Image:
+        """One picture: tiles whose shorter side is at least `side` pixels, captions below, gaps between."""
+        tiles = [_enlarged(image, side) for image in self.images]
+        width, height = max(t.width for t in tiles), max(t.height for t in tiles)
+        font = ImageFont.load_default(_FONT_SIZE)
+        letters = max(8, int(width / font.getlength("n")))
+        texts = ["\n".join(textwrap.wrap(caption, letters)[:4]) for caption in self.captions]
+        below = (max((t.count("\n") + 1 if t else 0) for t in texts)) * (_FONT_SIZE + 4)
+        columns = min(8, len(tiles))
+        rows = -(-len(tiles) // columns)
+        step_x, step_y = width + _GAP, height + below + _GAP
+        canvas = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), "white")
+        draw = ImageDraw.Draw(canvas)
+        for i, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
+            x, y = _GAP + i % columns * step_x, _GAP + i // columns * step_y
+            canvas.paste(tile, (x, y))
+            draw.multiline_text((x, y + height + 2), text, fill="black", font=font, spacing=2)
+        return canvas
+
+
+def _enlarged(image: Tensor, side: int) -> Image.Image:
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().to("cpu", torch.uint8).numpy())
+    scale = -(-side // min(picture.size))
+    if scale <= 1:
+        return picture
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)

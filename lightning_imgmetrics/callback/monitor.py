@@ -1,0 +1,314 @@
+"""Image metrics during training: sample, measure, log, monitor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lightning_imgmetrics._distributed import rendezvous, world
+from lightning_imgmetrics.callback.media import Panel
+from lightning_imgmetrics.callback.reference import measure_reference
+from lightning_imgmetrics.callback.sampler import accepted, draw, module_sample
+from lightning_imgmetrics.callback.schedule import Every
+from lightning_imgmetrics.callback.weights import borrowed, chosen_weights, find_averaging
+from lightning_imgmetrics.callback.writers import Writer, writers_of
+from lightning_imgmetrics.data.images import ImageBatches, Source
+from lightning_imgmetrics.errors import ShapeError, UnknownName
+from lightning_imgmetrics.metrics.base import DistributionMetric
+from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.result import Result
+from lightning_imgmetrics.suite import MetricSuite
+
+_DAY = 86400.0  # ranks may sample at unlike speeds; that all of them take part was checked before
+
+
+class ImageMetricsCallback(Callback):
+    """Samples images at validation, measures them, and logs values, panels and timings as `<prefix>/...`.
+
+    `metrics`: keys, a mapping of names to metrics, or a `MetricSuite`. `sampler`: see `ImageSampler`; default
+    `pl_module.sample`. `reference`: dataset, loader, folder, tensor or iterable of batches with the real images of
+    distribution metrics; default the trainer's validation loader. `prompts`: texts or a file with one per line;
+    sample i takes prompt i mod their number. `num_samples` in all, over all ranks; `every`: see `Every`.
+    `weights`: "ema" or "raw"; "auto" takes those of `WeightAveraging` once it has averaged. `value_range` of float
+    samples and reference. `media`: how many samples go into the panel. `folder`: also write panels as PNG and
+    `results.jsonl`. `dry_run`: send two samples through everything during the sanity check. `gradients`: for samplers
+    that need them. Training is bitwise the same with and without the callback.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricSuite | Mapping[str, ImageMetric] | Iterable[str | ImageMetric],
+        sampler: Callable[..., Any] | None = None,
+        reference: Source | None = None,
+        prompts: Sequence[str] | str | Path | None = None,
+        *,
+        num_samples: int = 1000,
+        batch_size: int = 64,
+        every: Every | int | str = 1,
+        seed: int = 0,
+        weights: str = "auto",
+        prefix: str = "val",
+        media: int = 16,
+        value_range: tuple[float, float] = (0.0, 1.0),
+        image_key: int | str | None = None,
+        folder: str | None = None,
+        cache: bool = True,
+        progress: bool = True,
+        dry_run: bool = False,
+        gradients: bool = False,
+    ):
+        if weights not in ("auto", "raw", "ema"):
+            raise UnknownName("weights", weights, ("auto", "raw", "ema"))
+        for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}")
+        self.suite = metrics if isinstance(metrics, MetricSuite) else MetricSuite(metrics, value_range=value_range)
+        self.sampler = sampler or module_sample
+        accepted(self.sampler)
+        self.reference = reference
+        self.prompts = _read_prompts(prompts)
+        self.num_samples, self.batch_size, self.every = num_samples, batch_size, Every.parse(every)
+        self.seed, self.weights, self.prefix, self.media = seed, weights, prefix, media
+        self.value_range, self.image_key, self.folder = tuple(value_range), image_key, folder
+        self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
+        self.history: list[dict[str, Any]] = []  # one record per evaluation: step, epoch, weights, values
+        self._results: dict[str, Result] = {}
+        self._has_reference = False
+        self._writers: Sequence[Writer] | None = None
+        needing = [name for name, m in self.suite.named().items() if "prompts" in m.inputs]
+        if needing and self.prompts is None:
+            raise ValueError(f"metric {needing[0]!r} needs `prompts`")
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """name -> Result of the last evaluation of this process."""
+        return dict(self._results)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """name -> the best value so far, by the direction of each metric."""
+        best: dict[str, float] = {}
+        for name, m in self.suite.named().items():
+            values = [record["values"][name] for record in self.history if name in record["values"]]
+            if values:
+                best[name] = max(values) if m.higher_is_better else min(values)
+        return best
+
+    # Hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.weights == "ema" and stage == "fit" and find_averaging(trainer) is None:
+            raise ValueError("`weights='ema'` needs Lightning's WeightAveraging (or EMAWeightAveraging) callback")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every.by_step and not isinstance(self.every.steps, int):
+            self._evaluate_if_due(trainer, pl_module, "on_train_start")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every.by_step:
+            self._evaluate_if_due(trainer, pl_module, "on_train_batch_end")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.enable_validation:  # else the validation of this epoch has seen to it
+            if not self.every.by_step:
+                self._evaluate_if_due(trainer, pl_module, "on_train_epoch_end")
+            self._log(pl_module, "on_train_epoch_end")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            if self.dry_run:
+                self._evaluate(trainer, pl_module, "on_validation_epoch_end", num_samples=2)
+                self.suite.reset_generated()
+            return
+        alone = trainer.state.fn == "validate"
+        if alone or not self.history:
+            self.evaluate(trainer, pl_module, "on_validation_epoch_end")
+        elif not self.every.by_step:
+            self._evaluate_if_due(trainer, pl_module, "on_validation_epoch_end")
+        self._log(pl_module, "on_validation_epoch_end")
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__name__}[{self.prefix}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = list(state_dict["history"])
+
+    # Evaluation
+
+    def _evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
+        last = (self.history[-1]["step"], self.history[-1]["epoch"]) if self.history else None
+        if self.every.due(trainer.global_step, trainer.current_epoch, last):
+            self.evaluate(trainer, pl_module, hook)
+            if hook == "on_train_batch_end":
+                self._log(pl_module, hook)
+
+    def evaluate(self, trainer: Trainer, pl_module: LightningModule, hook: str = "") -> dict[str, Result]:
+        """Sample, measure and log now; every rank must call it. Returns name -> Result, the same on every rank."""
+        results, label, seconds, panel = self._evaluate(trainer, pl_module, hook, num_samples=self.num_samples)
+        self._results = results
+        values = {name: result.value for name, result in results.items()}
+        step = trainer.global_step
+        self.history.append({"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values})
+        if self._writers is None:
+            self._writers = writers_of(trainer, self.folder) if trainer.is_global_zero else ()
+        scalars = {f"{self.prefix}/{name}": value for name, value in {**values, **seconds}.items()}
+        scalars[f"{self.prefix}/weights_ema"] = float(label == "ema")
+        named = {f"{self.prefix}/{name}": result for name, result in results.items()}
+        for writer in self._writers:
+            writer.write(step, scalars, named, f"{self.prefix}/samples", panel)
+        return results
+
+    def _evaluate(
+        self, trainer: Trainer, pl_module: LightningModule, hook: str, *, num_samples: int
+    ) -> tuple[dict[str, Result], str, dict[str, float], Panel | None]:
+        rendezvous("an evaluation of ImageMetricsCallback")
+        inside = hook == "on_validation_epoch_end"
+        with (
+            borrowed(pl_module, self.seed, self.gradients),
+            chosen_weights(trainer, pl_module, self, self.weights, in_validation_end=inside) as label,
+        ):
+            if label == "raw" and self.weights == "ema":
+                rank_zero_warn("`weights='ema'`: WeightAveraging has not averaged yet, the raw weights are evaluated")
+            seconds = {"seconds_sampling": 0.0, "seconds_networks": 0.0}
+            shown, failure = [], ""
+            self.suite.to(pl_module.device)
+            try:
+                if not self._has_reference:
+                    self._measure_reference(trainer)
+                self.suite.reset_generated()
+                shown = self._sample(trainer, pl_module, num_samples, seconds)
+            except Exception as error:
+                failure = f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                rendezvous("the end of sampling", timeout=_DAY, failure=failure)
+            started = time.perf_counter()
+            results = self.suite.results()
+            seconds["seconds_compute"] = time.perf_counter() - started
+            seconds["sampled_images_per_second"] = num_samples / max(seconds["seconds_sampling"], 1e-9)
+            panel = self._panel(shown)
+        tail = f"|samples:{num_samples}|seed:{self.seed}|model_weights:{label}"
+        return {k: replace(r, signature=r.signature + tail) for k, r in results.items()}, label, seconds, panel
+
+    def _measure_reference(self, trainer: Trainer) -> None:
+        if any(isinstance(m, DistributionMetric) for m in self.suite.named().values()):
+            source = self.reference
+            if source is None:
+                loaders = trainer.val_dataloaders
+                source = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+            if source is None:
+                raise ValueError("`reference` is the trainer's validation loader by default, and it has none: pass one")
+            batches = ImageBatches(source, self.batch_size, self.image_key, *world())
+            measure_reference(self.suite, batches, cache=self.cache)
+        self._has_reference = True
+
+    def _sample(
+        self, trainer: Trainer, pl_module: LightningModule, num_samples: int, seconds: dict[str, float]
+    ) -> list[tuple[int, Tensor]]:
+        """Feed the suite with this rank's samples; returns (id, image) of those for the panel.
+
+        Every rank makes the same number of passes, as sharded models need it; a pass that is not needed samples id 0
+        again and is dropped.
+        """
+        rank, size = world()
+        own = range(rank, num_samples, size)
+        passes = ceil(ceil(num_samples / size) / self.batch_size)
+        shown: list[tuple[int, Tensor]] = []
+        hidden = not (self.progress and rank == 0 and trainer.progress_bar_callback is not None)
+        for i in tqdm(range(passes), f"{self.prefix}: sampling", leave=False, disable=hidden, dynamic_ncols=True):
+            ids = own[i * self.batch_size : (i + 1) * self.batch_size]
+            started = self._clock(pl_module)
+            with trainer.precision_plugin.val_step_context():
+                images, targets, clamped = draw(
+                    self.sampler,
+                    pl_module,
+                    ids or range(1),
+                    self._prompts(ids or range(1)),
+                    seed=self.seed,
+                    value_range=self.value_range,
+                )
+            sampled = self._clock(pl_module)
+            seconds["seconds_sampling"] += sampled - started
+            if not ids:
+                continue
+            singles = [image for batch in images for image in batch]
+            paired = targets and [image for batch in targets for image in batch]
+            self.suite.clamped += clamped
+            self.suite.update(singles, prompts=self._prompts(ids), target=paired, ids=ids)
+            shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
+            seconds["seconds_networks"] += self._clock(pl_module) - sampled
+        return shown
+
+    def _panel(self, shown: list[tuple[int, Tensor]]) -> Panel | None:
+        """The samples with the smallest ids, gathered on rank 0 with their prompts and scores."""
+        rank, size = world()
+        captions = {i: self._caption(i) for i, _ in shown}
+        gathered: list[Any] = [(shown, captions)]
+        if size > 1:
+            gathered = [None] * size
+            dist.all_gather_object(gathered, (shown, captions))
+        images = {i: image for part, _ in gathered for i, image in part}
+        texts = {i: text for _, part in gathered for i, text in part.items()}
+        if rank > 0 or not images:
+            return None
+        return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)])
+
+    def _caption(self, i: int) -> str:
+        prompt = self._prompts([i])
+        scores = [f"{name} {rows[i]:.3g}" for name, rows in self.suite.scores().items() if i in rows]
+        return ", ".join([*(prompt or []), f"#{i}", *scores])
+
+    def _prompts(self, ids: Sequence[int]) -> list[str] | None:
+        return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
+
+    def _log(self, pl_module: LightningModule, hook: str) -> None:
+        """The last values as logged metrics of this hook, so that monitors find them at every validation."""
+        if not self.history:
+            return
+        by_step = hook == "on_train_batch_end"
+        for name, value in self.history[-1]["values"].items():
+            # The writers have sent the values to the loggers. All ranks hold the same bits, and their maximum is it.
+            pl_module.log(
+                f"{self.prefix}/{name}",
+                torch.tensor(value, dtype=torch.float32 if pl_module.device.type == "mps" else torch.float64),
+                logger=False,
+                prog_bar=self.progress,
+                on_step=by_step,
+                on_epoch=not by_step,
+                reduce_fx="max",
+                sync_dist=not by_step,
+                batch_size=1,
+            )
+
+    @staticmethod
+    def _clock(pl_module: LightningModule) -> float:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        return time.perf_counter()
+
+
+def _read_prompts(prompts: Sequence[str] | str | Path | None) -> list[str] | None:
+    if prompts is None:
+        return None
+    if isinstance(prompts, str | Path):
+        prompts = [line for line in Path(prompts).read_text().splitlines() if line.strip()]
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ShapeError(f"`prompts` must be a list of at least one text, or a file with one per line, got {prompts!r}")
+    return list(prompts)

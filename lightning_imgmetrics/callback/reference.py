@@ -1,0 +1,63 @@
+"""The reference side of an evaluation: measured once, shared out over ranks, kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_imgmetrics._distributed import rendezvous, sum_, world
+from lightning_imgmetrics.data.images import ImageBatches, content_hash
+from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.metrics.base import DistributionMetric
+
+if TYPE_CHECKING:
+    from lightning_imgmetrics.suite import MetricSuite
+
+
+def cache_folder() -> Path:
+    """`IMGMETRICS_CACHE`, or ~/.cache/lightning_imgmetrics."""
+    return Path(os.environ.get("IMGMETRICS_CACHE", "~/.cache/lightning_imgmetrics")).expanduser() / "reference"
+
+
+def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool) -> None:
+    """Fill the reference side of `suite` on rank 0, from disk if the same images were measured in the same way before.
+
+    The key is a hash of the pixels and of the signatures, so a changed image, network or protocol is measured anew.
+    """
+    rank, size = world()
+    path = None
+    if cache:
+        content = content_hash(batches, suite.value_range)
+        if size > 1:
+            rendezvous("hashing the reference", timeout=86400)
+            sum_(content)
+        measures = sorted(str(m.signature()) for m in suite.named().values() if isinstance(m, DistributionMetric))
+        names = ",".join(suite.named())
+        key = hashlib.sha256(f"{content.tolist()}{names}{measures}".encode()).hexdigest()
+        path = cache_folder() / f"{key[:32]}.safetensors"
+        found = torch.tensor(int(path.is_file() if rank == 0 else 0))
+        if size > 1:
+            sum_(found)
+        if found:
+            if rank == 0:
+                suite.load(path)
+            rank_zero_info(f"reference of {int(content[1])} images read from {path}")
+            return
+    n = 0
+    for ids, images in batches:
+        suite.update(images, real=True, ids=ids)
+        n += len(images)
+    total = torch.tensor(n)
+    if size > 1:
+        rendezvous("measuring the reference", timeout=86400)
+        sum_(total)
+    if int(total) < 2:
+        raise NotEnoughSamples("the reference", int(total), 2, "distances compare two sets")
+    suite.pool()
+    if rank == 0 and path is not None:
+        suite.save(path, side="real")

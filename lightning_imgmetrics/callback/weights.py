@@ -1,0 +1,59 @@
+"""Which weights are evaluated, and leaving the module as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.seed import isolate_rng
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+@contextmanager
+def borrowed(module: LightningModule, seed: int, gradients: bool) -> Iterator[None]:
+    """The module in eval mode with its own random streams, outside inference mode; everything restored on exit."""
+    modes = {m: m.training for m in module.modules()}
+    with isolate_rng(), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        torch.manual_seed(seed)
+        try:
+            module.eval()
+            yield
+        finally:
+            for m, mode in modes.items():
+                m.training = mode
+
+
+def find_averaging(trainer: Trainer) -> WeightAveraging | None:
+    return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)
+
+
+@contextmanager
+def chosen_weights(
+    trainer: Trainer, module: LightningModule, guest: Callback, wanted: str, *, in_validation_end: bool
+) -> Iterator[str]:
+    """The module with the `wanted` weights ("auto", "raw", "ema"); yields "raw" or "ema", restores on exit.
+
+    `WeightAveraging` swaps its average in before a validation epoch and out in `on_validation_epoch_end`, so what the
+    module holds there depends on which callback is listed first; swapping again undoes it, in place and exactly.
+    An average that was never updated is a copy of the initial weights: "auto" takes the raw ones until then.
+    """
+    averaging = find_averaging(trainer)
+    average = averaging._average_model if averaging is not None else None
+    if averaging is None or average is None:
+        yield "raw"
+        return
+    swapped = in_validation_end and trainer.callbacks.index(guest) < trainer.callbacks.index(averaging)
+    label = "ema" if wanted != "raw" and int(average.n_averaged) > 0 else "raw"
+    if swapped == (label == "ema"):
+        yield label
+        return
+    averaging._swap_models(module)
+    try:
+        yield label
+    finally:
+        averaging._swap_models(module)

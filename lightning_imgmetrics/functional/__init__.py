@@ -1,0 +1,1 @@
+"""Numerics as pure functions: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Metrics: the only place where function, state and network meet."""

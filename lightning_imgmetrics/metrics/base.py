@@ -1,0 +1,135 @@
+"""The three bases: two sets of images, one score per sample, outcomes of pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics._shapes import bind_shapes
+from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
+from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, Summary
+from lightning_imgmetrics.models.base import Extractor, Features
+from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.moments import Moments
+from lightning_imgmetrics.states.tables import Reservoir, Samples
+
+
+class DistributionMetric(ImageMetric):
+    """A comparison of two sets: `update(images, real=True)` for the reference, `real=False` for generated images."""
+
+    inputs = ("real",)
+
+    def __init__(
+        self, extractor: Extractor, layer: str, state: State, *, reset_real_features: bool = True, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(reset_real_features, bool):
+            raise ValueError("Argument `reset_real_features` expected to be a bool")
+        self.extractor, self.layers = extractor, (layer,)
+        self.reset_real_features = reset_real_features
+        width = extractor.dim(layer)
+        self.add_stream("real", state, width)
+        self.add_stream("fake", state, width)
+
+    def update(self, images: Images, real: bool, ids: Ids | None = None) -> None:
+        """Add images, (n, 3, h, w) uint8 or float in `value_range`, to the reference or to the generated set."""
+        self.update_features(self.extract(self.accept(images)), real=real, ids=ids)
+
+    def update_features(self, features: Features, *, real: bool, ids: Ids | None = None, **_: Any) -> None:
+        self.absorb("real" if real else "fake", features[self.layers[0]], ids)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`update`, then the value over what this rank has seen so far; NaN while a set has fewer than 2 samples."""
+        self.update(*args, **kwargs)
+        to_sync, self._to_sync = self._to_sync, self.dist_sync_on_step
+        try:
+            value = self.compute()
+        except NotEnoughSamples:
+            value = torch.full((), torch.nan, dtype=torch.float64, device=self._home)
+        finally:
+            self._to_sync = to_sync
+            self._computed = None
+        self._forward_cache = value
+        return value
+
+    def reset(self) -> None:
+        """Clear both sets, or the generated one alone with `reset_real_features=False`."""
+        kept = {} if self.reset_real_features else {n: getattr(self, n) for n in self._defaults if n.startswith("real")}
+        for name, value in kept.items():
+            setattr(self, name, [] if isinstance(value, list) else value)  # the base class clears lists in place
+        super().reset()
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+
+class ScoreMetric(ImageMetric):
+    """The mean of one score per sample, with its standard error and interval.
+
+    Keeps an (id, score) row of 16 bytes per sample, for `scores` and quantiles; `keep_scores=False` keeps three numbers
+    in all, for endless streams.
+    """
+
+    def __init__(self, *, keep_scores: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.keep_scores = keep_scores
+        self.add_stream("score", Samples() if keep_scores else Moments(1), 1)
+
+    def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
+        """Add scores (n,)."""
+        rows = scores.to(self._home, torch.float64)[:, None]
+        if self.keep_scores:
+            keys = torch.full_like(rows, torch.nan) if ids is None else self.check_ids(ids, len(rows))[:, None].double()
+            rows = torch.cat([keys, rows], 1)
+        self.absorb("score", rows, ids)
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """(ids, scores) of this rank's samples sorted by id; NaN is the id of a sample that came without one."""
+        if not self.keep_scores:
+            raise ValueError(f"{self.name} keeps no scores of single samples: construct it with keep_scores=True")
+        return tuple(self.table("score").unbind(1))  # type: ignore[return-value]
+
+    def summarize(self) -> Summary:
+        state = self.read("score")
+        moments = Moments(1)
+        count, mean, scatter = moments.unpack(moments.of(state[:, 1:]) if self.keep_scores else state)
+        n = int(count)
+        if n == 0:
+            raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
+        error = float((scatter.squeeze() / (n - 1) / n).sqrt()) if n > 1 else None
+        return Summary(self.value_of_mean(mean.squeeze(0)), n, error, details=self.score_details(state))
+
+    def value_of_mean(self, mean: Tensor) -> Tensor:
+        """The reported value."""
+        return mean
+
+    def score_details(self, state: Tensor) -> dict[str, float]:
+        """Further figures: the extreme scores and their ids where scores are kept."""
+        if not self.keep_scores:
+            return {}
+        ids, scores = state.unbind(1)
+        quantiles = scores.quantile(scores.new_tensor([0.05, 0.5, 0.95])).tolist()
+        extremes = {"lowest_id": float(ids[scores.argmin()]), "highest_id": float(ids[scores.argmax()])}
+        return {**dict(zip(("p05", "median", "p95"), quantiles, strict=True)), **extremes}
+
+
+class PairwiseMetric(ImageMetric):
+    """A table of comparisons: contestant `a` against `b`, outcome 1 (a wins), 0.5 (tie) or 0 (b wins)."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_stream("pairs", Reservoir(None, 3), 4)
+
+    def update(self, a: Tensor, b: Tensor, outcome: Tensor, ids: Ids | None = None) -> None:
+        """Add comparisons: contestants (n,) int and (n,) int, outcomes (n,) in {0, 0.5, 1}."""
+        a, b, outcome = (torch.as_tensor(x, device=self._home).double() for x in (a, b, outcome))
+        n = bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))["n"]
+        if not torch.isin(outcome, outcome.new_tensor([0, 0.5, 1])).all():
+            raise ValueRangeError(f"`outcome` must be 1, 0.5 or 0, got {outcome.unique().tolist()}")
+        keys = torch.full_like(a, torch.nan) if ids is None else self.check_ids(ids, n).double()
+        self.absorb("pairs", torch.stack([keys, a, b, outcome], 1), ids)
+
+    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+        raise TypeError(f"{self.name} compares ratings, not images: call `update`")

@@ -1,0 +1,100 @@
+"""Inception-v3 with the 2015 TensorFlow weights, as FID needs it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lightning_imgmetrics._images import quantize
+from lightning_imgmetrics.errors import WeightsMismatch
+from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, find_weights, load_tensors, sha256
+from lightning_imgmetrics.models.resize import RESIZE
+
+INCEPTION = ModelCard(
+    "inception-v3-2015",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+    "Apache-2.0",
+)
+# The graph in the order of its layers; each stage ends where features are taken, averaged over positions.
+_STAGES = {
+    "64": ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
+    "192": ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
+    "768": ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+    "2048": ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
+}
+_DIMS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008, "logits": 1008}
+
+
+@dataclass(frozen=True)
+class InceptionExtractor(Extractor):
+    """Layers "64", "192", "768", "2048", "logits_unbiased", "logits", all from one pass.
+
+    `resize` names a rule of `models.resize`. `rounding`: how float images become 8-bit, "round" or "floor"
+    (torchmetrics truncates). `scale`: "tf" is (x - 128) / 128, "unit" is x / 127.5 - 1 (pytorch-fid).
+    """
+
+    resize: str = "bilinear-antialias"
+    rounding: str = "round"
+    scale: str = "tf"
+    weights: str | None = None
+    card = INCEPTION
+
+    @property
+    def key(self) -> Hashable:
+        return "inception", self.weights
+
+    def load(self) -> nn.Module:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        path = find_weights(self.card, self.weights)
+        file = io.BytesIO()  # the graph's constructor unpickles what it is given, so it gets tensors we have read
+        torch.save(load_tensors(self.card, path), file)
+        file.seek(0)
+        try:
+            network = FeatureExtractorInceptionV3("inception", ["logits"], feature_extractor_weights_path=file)
+        except RuntimeError as error:
+            raise WeightsMismatch(f"{path} does not fit {self.card.name}: {error}") from error
+        for block in network.modules():
+            if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
+                block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+        return network.to(memory_format=torch.channels_last)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        if self.rounding == "floor" and images.is_floating_point():
+            images = (images * 255).to(torch.uint8)
+        x = RESIZE[self.resize](quantize(images).float(), 299)
+        return (x - 128) / 128 if self.scale == "tf" else x / 127.5 - 1
+
+    def run(self, network: nn.Module, x: Tensor, layers: Sequence[str]) -> Features:
+        x = x.contiguous(memory_format=torch.channels_last)
+        features: Features = {}
+        for name, stage in _STAGES.items():
+            for block in stage:
+                x = network.get_submodule(block)(x)
+            if name in layers or name == "2048":
+                features[name] = x.mean((2, 3))
+            if all(layer in features for layer in layers):
+                return {layer: features[layer] for layer in layers}
+        features["logits_unbiased"] = features["2048"] @ network.fc.weight.mT
+        features["logits"] = features["logits_unbiased"] + network.fc.bias
+        return {layer: features[layer] for layer in layers}
+
+    def dim(self, layer: str) -> int:
+        return _DIMS[layer]
+
+    def signature(self) -> dict[str, str]:
+        weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
+        return {
+            "network": self.card.name,
+            "weights": weights,
+            "resize": f"{self.resize}-299",
+            "quantize": self.rounding,
+            "scale": self.scale,
+        }

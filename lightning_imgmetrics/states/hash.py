@@ -1,0 +1,36 @@
+"""Uniform numbers that depend on a sample's identity alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def uniform_hash(ids: Tensor, seed: int = 0) -> Tensor:
+    """Sample ids (n,) int64 -> float64 (n,) in [0, 1), multiples of 2^-53: splitmix64 (Steele et al. 2014).
+
+    A bijection before the 11 low bits are dropped, so two ids collide with probability 2^-53.
+    """
+    x = ids.long() + _signed(0x9E3779B97F4A7C15 * (seed + 1))
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x ^ _shift(x, 31)
+    return _shift(x, 11).double() * 2.0**-53
+
+
+def text_key(text: str) -> float:
+    """A string -> float64 in [0, 1), the same in every process."""
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) * 2.0**-53
+
+
+def _signed(x: int) -> int:
+    x &= _MASK
+    return x - (1 << 64) if x >> 63 else x
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
