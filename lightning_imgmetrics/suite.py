@@ -38,22 +38,22 @@ class MetricSuite(MetricCollection):
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
     ):
-        if isinstance(metrics, str):
-            metrics = [metrics]
-        if not isinstance(metrics, Mapping):
-            listed = [metric(m) if isinstance(m, str) else m for m in metrics]
-            names = [m if isinstance(m, str) else _key(m) for m in metrics]
+        if isinstance(metrics, Mapping):
+            members: dict[str, Any] = dict(metrics)
+        else:
+            listed = [metrics] if isinstance(metrics, str) else list(metrics)
+            names = [m if isinstance(m, str) else _key(m) for m in listed]
             if len(set(names)) < len(names):
                 raise ValueError(f"`metrics` must have one name each, got {names}; pass a mapping of names to metrics")
-            metrics = dict(zip(names, listed, strict=True))
+            members = {k: metric(m) if isinstance(m, str) else m for k, m in zip(names, listed, strict=True)}
         # Metrics that agree on the first batch need not agree on the next, so states are never shared by comparison.
-        super().__init__(dict(metrics), compute_groups=False)
+        super().__init__(members, compute_groups=False)
         self.value_range = value_range
         self.clamped = 0
 
     def named(self) -> dict[str, ImageMetric]:
         """name -> metric."""
-        return dict(self.items(keep_base=True))
+        return {name: m for name, m in self.items(keep_base=True) if isinstance(m, ImageMetric)}
 
     def update(  # type: ignore[override]
         self,

@@ -80,7 +80,8 @@ class ImageMetricsCallback(Callback):
         self.prompts = _read_prompts(prompts)
         self.num_samples, self.batch_size, self.every = num_samples, batch_size, Every.parse(every)
         self.seed, self.weights, self.prefix, self.media = seed, weights, prefix, media
-        self.value_range, self.image_key, self.folder = tuple(value_range), image_key, folder
+        self.image_key, self.folder = image_key, folder
+        self.value_range = (float(value_range[0]), float(value_range[1]))
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
         self.history: list[dict[str, Any]] = []  # one record per evaluation: step, epoch, weights, values
         self._results: dict[str, Result] = {}

@@ -119,11 +119,12 @@ def module_sample(
     module: LightningModule, ids: list[int], prompts: list[str] | None, generators: list[torch.Generator]
 ) -> Images | PairedImages:
     """`module.sample` with those of ids, prompts and generators that it takes."""
-    if not callable(getattr(module, "sample", None)):
+    sample: Any = getattr(module, "sample", None)
+    if not callable(sample):
         raise SamplerError(f"{type(module).__name__} has no method `sample`: define it, or pass `sampler`")
     offered = {"ids": ids, "prompts": prompts, "generators": generators}
-    taken = accepted(module.sample)
-    return module.sample(**{k: v for k, v in offered.items() if k in taken})
+    taken = accepted(sample)
+    return sample(**{k: v for k, v in offered.items() if k in taken})
 
 
 def accepted(sampler: Callable[..., Any]) -> tuple[str, ...]:

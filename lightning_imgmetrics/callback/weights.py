@@ -29,7 +29,11 @@ def borrowed(module: LightningModule, seed: int, gradients: bool) -> Iterator[No
 
 
 def find_averaging(trainer: Trainer) -> WeightAveraging | None:
-    return next((c for c in trainer.callbacks if isinstance(c, WeightAveraging)), None)
+    return next((c for c in _callbacks(trainer) if isinstance(c, WeightAveraging)), None)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -47,7 +51,8 @@ def chosen_weights(
     if averaging is None or average is None:
         yield "raw"
         return
-    swapped = in_validation_end and trainer.callbacks.index(guest) < trainer.callbacks.index(averaging)
+    order = _callbacks(trainer)
+    swapped = in_validation_end and order.index(guest) < order.index(averaging)
     label = "ema" if wanted != "raw" and int(average.n_averaged) > 0 else "raw"
     if swapped == (label == "ema"):
         yield label

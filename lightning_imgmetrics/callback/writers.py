@@ -37,7 +37,7 @@ class LoggerWriter:
     takes_images = False
 
     def __init__(self, logger: Logger):
-        self.logger = logger
+        self.logger: Any = logger
         self._warned = isinstance(logger, CSVLogger)  # nobody expects images in a CSV file
 
     def write(
@@ -89,7 +89,7 @@ class WandbWriter(LoggerWriter):
                 best = "max" if result.higher_is_better else "min"
                 run.define_metric(name, step_metric="trainer/global_step", summary=best)
                 self._defined.add(name)
-        images = {}
+        images: dict[str, Any] = {}
         if panel is not None:
             shown = list(zip(panel.images, panel.captions, strict=True))[: self.most_images]
             images[key] = [wandb.Image(x.permute(1, 2, 0).cpu().numpy(), caption=text) for x, text in shown]

@@ -54,9 +54,10 @@ class ImageBatches:
     rank: int = 0
     world_size: int = 1
 
-    def __iter__(self) -> Iterator[tuple[Sequence[int] | None, Images]]:
+    def __iter__(self) -> Iterator[tuple[Sequence[int] | None, Tensor | list[Any]]]:
         source = self.source
-        workers, collate = 0, self._list
+        workers = 0
+        collate: Callable[[Any], Any] = self._list
         if isinstance(source, DataLoader):
             if isinstance(source.dataset, IterableDataset):
                 if self.world_size > 1:
@@ -71,7 +72,8 @@ class ImageBatches:
             source = ImageFolder(source)
         if isinstance(source, Tensor) or hasattr(source, "__getitem__"):
             share = range(self.rank, len(source), self.world_size)  # type: ignore[arg-type]
-            loader = DataLoader(Subset(source, share), self.batch_size, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+            subset: Any = Subset(source, share)  # type: ignore[arg-type]
+            loader = DataLoader(subset, self.batch_size, num_workers=workers, collate_fn=collate)
             for start, images in zip(range(0, len(share), self.batch_size), loader, strict=True):
                 yield share[start : start + self.batch_size], images
             return

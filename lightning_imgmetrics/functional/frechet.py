@@ -1,4 +1,8 @@
-"""Fréchet distance between Gaussians."""
+"""Fréchet distance between Gaussians, their squared 2-Wasserstein distance (Dowson & Landau 1982; Heusel et al. 2017).
+
+A factor of a covariance is F (r, d) with Fᵀ F = cov. tr (C1 C2)^1/2 is the sum of the roots of the eigenvalues of
+F1 C2 F1ᵀ, which is symmetric: no complex root, no repair of one, and one factorization serves every comparison.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +12,30 @@ from torch import Tensor
 from lightning_imgmetrics._shapes import bind_shapes
 
 
-def frechet_distance(
-    mean1: Tensor,
-    cov1: Tensor | None,
-    mean2: Tensor,
-    cov2: Tensor | None,
-    *,
-    factor1: Tensor | None = None,
-    factor2: Tensor | None = None,
-    rank: int | None = None,
-) -> Tensor:
-    """Squared 2-Wasserstein distance between two Gaussians.
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
+    """From means (d,) and covariances (d, d), symmetric positive semidefinite -> scalar >= 0, squared feature units."""
+    bind_shapes(mean1=(mean1, "d"), cov1=(cov1, "d d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
+    return frechet_to_factor(mean1, psd_factor(cov1), mean2, cov2)
 
-    mean (d,), cov (d, d) symmetric positive semidefinite, float64 -> scalar >= 0, in squared feature units.
-    A side may be given by a factor (r, d) with factorᵀ factor = cov in place of its covariance: a reference whose
-    factor is kept costs no factorization, and n < d samples cost an n x n problem (`row_factor`). `rank` bounds the
-    rank of the product: with n samples a covariance has rank n - 1, the eigenvalues beyond are rounding noise.
-    Source: Dowson & Landau 1982; as FID: Heusel et al. 2017.
+
+def frechet_to_factor(
+    mean1: Tensor, factor1: Tensor, mean2: Tensor, cov2: Tensor, *, rank: int | None = None
+) -> Tensor:
+    """`frechet_distance` to a side whose factor (r, d) is known, such as a reference that stays: one eigvalsh.
+
+    `rank` bounds the rank of either covariance; n samples give n - 1, the eigenvalues beyond it are rounding noise.
     """
-    bind_shapes(mean1=(mean1, "d"), mean2=(mean2, "d"))
-    if factor1 is None and factor2 is not None:
-        return frechet_distance(mean2, cov2, mean1, cov1, factor1=factor2, rank=rank)
-    if factor1 is None:
-        bind_shapes(mean1=(mean1, "d"), cov1=(cov1, "d d"))
-        factor1 = psd_factor(cov1)
-    if factor2 is None:
-        bind_shapes(mean2=(mean2, "d"), cov2=(cov2, "d d"))
-        gram = factor1 @ cov2 @ factor1.mT
-        trace2 = cov2.trace()
-    else:
-        bind_shapes(factor1=(factor1, "r1 d"), factor2=(factor2, "r2 d"))
-        overlap = factor1 @ factor2.mT
-        gram = overlap @ overlap.mT if len(factor1) <= len(factor2) else overlap.mT @ overlap
-        trace2 = factor2.square().sum()
-    # tr (C1 C2)^1/2 is the sum of the roots of the eigenvalues of F1 C2 F1ᵀ, which is symmetric: no complex root.
-    values = torch.linalg.eigvalsh((gram + gram.mT) / 2).clamp(min=0)
-    values = values[-rank:] if rank is not None and rank < len(values) else values
-    distance = (mean1 - mean2).square().sum() + factor1.square().sum() + trace2 - 2 * values.sqrt().sum()
-    return distance.clamp(min=0)
+    bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
+    gram = factor1 @ cov2 @ factor1.mT
+    return _distance(mean1, factor1.square().sum(), mean2, cov2.trace(), (gram + gram.mT) / 2, rank)
+
+
+def frechet_of_factors(mean1: Tensor, factor1: Tensor, mean2: Tensor, factor2: Tensor) -> Tensor:
+    """`frechet_distance` of two factors (r1, d), (r2, d): an eigenproblem of size min(r1, r2), for n < d samples."""
+    bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r1 d"), mean2=(mean2, "d"), factor2=(factor2, "r2 d"))
+    overlap = factor1 @ factor2.mT
+    gram = overlap @ overlap.mT if len(factor1) <= len(factor2) else overlap.mT @ overlap
+    return _distance(mean1, factor1.square().sum(), mean2, factor2.square().sum(), gram, None)
 
 
 def psd_factor(cov: Tensor) -> Tensor:
@@ -65,3 +55,11 @@ def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
     features = features.double()
     mean = features.mean(0)
     return mean, (features - mean) / (len(features) - 1) ** 0.5
+
+
+def _distance(
+    mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None
+) -> Tensor:
+    values = torch.linalg.eigvalsh(gram).clamp(min=0)
+    values = values[-rank:] if rank is not None and rank < len(values) else values
+    return ((mean1 - mean2).square().sum() + trace1 + trace2 - 2 * values.sqrt().sum()).clamp(min=0)

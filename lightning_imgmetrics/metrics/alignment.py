@@ -34,6 +34,8 @@ class CLIPScore(ScoreMetric):
     inputs = ("prompts",)
     layers = ("embed",)
     extractor: ClipExtractor
+    texts: Tensor
+    truncated: Tensor
 
     def __init__(
         self,
@@ -49,8 +51,7 @@ class CLIPScore(ScoreMetric):
 
     def update(self, source: Images | Texts, target: Images | Texts, ids: Ids | None = None) -> None:
         """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
-        sides = [self._embed(x, name) for x, name in ((source, "source"), (target, "target"))]
-        self._add_pairs(*sides, ids)
+        self._add_pairs(self._embed(source, "source"), self._embed(target, "target"), ids)
 
     def update_features(
         self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any

@@ -28,7 +28,8 @@ class DistributionMetric(ImageMetric):
         super().__init__(**kwargs)
         if not isinstance(reset_real_features, bool):
             raise ValueError("Argument `reset_real_features` expected to be a bool")
-        self.extractor, self.layers = extractor, (layer,)
+        self.extractor: Extractor | None = extractor
+        self.layers = (layer,)
         self.reset_real_features = reset_real_features
         width = extractor.dim(layer)
         self.add_stream("real", state, width)
@@ -51,8 +52,8 @@ class DistributionMetric(ImageMetric):
             value = torch.full((), torch.nan, dtype=torch.float64, device=self._home)
         finally:
             self._to_sync = to_sync
-            self._computed = None
-        self._forward_cache = value
+            self._computed: Any = None
+        self._forward_cache: Any = value
         return value
 
     def reset(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, UnknownName
-from lightning_imgmetrics.functional.frechet import frechet_distance, psd_factor
+from lightning_imgmetrics.functional.frechet import frechet_to_factor, psd_factor
 from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.models.base import CustomExtractor, Extractor
@@ -64,14 +64,8 @@ class FrechetDistance(DistributionMetric):
         if min(n_real, n) < 2:
             raise NotEnoughSamples(self.name, min(n_real, n), 2, f"{n_real} real and {n} generated. {_TOO_FEW}")
         factor = self._factor(real)
-        value = frechet_distance(
-            self.moments.unpack(real)[1],
-            None,
-            self.moments.unpack(fake)[1],
-            self.moments.cov(fake),
-            factor1=factor,
-            rank=min(len(factor), n - 1),
-        )
+        mean_real, mean_fake = self.moments.unpack(real)[1], self.moments.unpack(fake)[1]
+        value = frechet_to_factor(mean_real, factor, mean_fake, self.moments.cov(fake), rank=n - 1)
         return Summary(value, n, details={"n_real": float(n_real)})
 
     def _factor(self, real: Tensor) -> Tensor:

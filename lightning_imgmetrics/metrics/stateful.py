@@ -53,6 +53,7 @@ class ImageMetric(Metric):
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ()  # what `update_features` takes beside features and ids
+    clamped: Tensor  # pixels outside the declared range
     channels: int = 3
     extractor: Extractor | None = None
     layers: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
         return path
     cache = Path(torch.hub.get_dir()) / "checkpoints" / card.file
     folder = os.environ.get("IMGMETRICS_WEIGHTS")
-    for path in [Path(folder).expanduser() / card.file] * bool(folder) + [cache]:
+    for path in ([Path(folder).expanduser() / card.file] if folder else []) + [cache]:
         if path.is_file():
             return _verified(card, path)
     try:
@@ -66,8 +66,8 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
     except OSError as error:
         raise MissingWeights(
             f"the weights of {card.name} are not on this machine and cannot be downloaded ({error}). Fetch"
-            f" {card.source} (sha256 {card.sha256}...) and put it at {Path(folder or '$IMGMETRICS_WEIGHTS') / card.file} or {cache},"
-            " or pass its path"
+            f" {card.source} (sha256 {card.sha256}...) and put it at"
+            f" {Path(folder or '$IMGMETRICS_WEIGHTS') / card.file} or {cache}, or pass its path"
         ) from error
     return cache
 
@@ -133,7 +133,8 @@ class Extractor(ABC):
         """One batch as `as_images` returns it -> network input."""
 
     @abstractmethod
-    def run(self, network: nn.Module, x: Tensor, layers: Sequence[str]) -> Features: ...
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
+        """The features of network input x at each of `layers`."""
 
     @abstractmethod
     def dim(self, layer: str) -> int:
@@ -145,7 +146,8 @@ class Extractor(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Extractor:
         return self  # cloning a metric does not clone its network
 
-    def network(self, device: torch.device) -> nn.Module:
+    def network(self, device: torch.device) -> Any:
+        """The loaded network on `device`, shared by all that use it: frozen, in eval mode."""
         with _LOCK:
             if (self.key, device) not in _NETWORKS:
                 # Building a network draws initial weights that the checkpoint replaces: not from the user's stream.

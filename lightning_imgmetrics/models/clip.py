@@ -23,6 +23,8 @@ DIGITS_CLIP = "digits-clip"
 class _Clip(nn.Module):
     """A two-tower model with its tokenizer and image processor."""
 
+    model: Any
+
     def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any):
         super().__init__()
         self.model = model
@@ -88,7 +90,7 @@ class ClipExtractor(Extractor):
         pixels = processor(images=list(quantize(images)), return_tensors="pt")["pixel_values"]
         return pixels.to(images.device, torch.float32)
 
-    def run(self, network: nn.Module, x: Tensor, layers: Sequence[str]) -> Features:
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         out = network.model.get_image_features(pixel_values=x, output_hidden_states="maps" in layers, return_dict=True)
         features: Features = {"embed": out if isinstance(out, Tensor) else out.pooler_output}
         if "maps" in layers:
@@ -116,6 +118,7 @@ class ClipExtractor(Extractor):
         return (out if isinstance(out, Tensor) else out.pooler_output), sum(len(ids) > length for ids in whole)
 
     def dim(self, layer: str) -> int:
+        config: Any
         if callable(self.model):
             config = self.network(torch.device("cpu")).model.config
         else:

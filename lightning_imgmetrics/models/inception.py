@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class InceptionExtractor(Extractor):
         x = RESIZE[self.resize](quantize(images).float(), 299)
         return (x - 128) / 128 if self.scale == "tf" else x / 127.5 - 1
 
-    def run(self, network: nn.Module, x: Tensor, layers: Sequence[str]) -> Features:
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         x = x.contiguous(memory_format=torch.channels_last)
         features: Features = {}
         for name, stage in _STAGES.items():

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ _SCALE = (0.458, 0.448, 0.450)
 
 class _Trunk(nn.Module):
     """Images in [-1, 1] -> the feature maps that LPIPS compares."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, features: nn.Sequential, taps: tuple[int, ...], heads: list[Tensor]):
         super().__init__()
@@ -64,7 +68,7 @@ class LpipsExtractor(Extractor):
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]
-        name, file, digits, _ = _TRUNKS[self.net]
+        _, file, digits, _ = _TRUNKS[self.net]
         return ModelCard(f"lpips-{self.net}-v0.1", _URL + file, file, digits, "BSD-3-Clause")
 
     @property
@@ -96,13 +100,13 @@ class LpipsExtractor(Extractor):
             raise ShapeError(f"{self.card.name} needs images of at least 32 x 32 pixels, got {tuple(images.shape)}")
         return x
 
-    def run(self, network: nn.Module, x: Tensor, layers: Sequence[str]) -> Features:
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         return {"maps": network(x), "heads": list(network.heads)}
 
     def dim(self, layer: str) -> int:
         if self.image_size is None:
             raise ShapeError(f"the feature length of {self.card.name} depends on the image size: set `image_size`")
-        name, _, _, taps = _TRUNKS[self.net]
+        name, *_, taps = _TRUNKS[self.net]
         with torch.device("meta"):
             import torchvision
 
