@@ -88,7 +88,7 @@ class LpipsExtractor(Extractor):
         spec = importlib.util.find_spec("lpips")
         if spec is None or spec.origin is None:
             raise MissingExtra("LPIPS' linear layers come with the package `lpips`: pip install lpips")
-        heads = torch.load(Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth", weights_only=True)
+        heads = load_tensors(self.card, Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth")
         return _Trunk(trunk.features, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -69,38 +69,38 @@ def reduce_moments(states: Sequence[tuple[Moments, Tensor]], sum_: Callable[[Ten
     """Merge each state over ranks, in place; `sum_` sums a tensor over ranks in place.
 
     Two rounds whatever the number of states and ranks: all counts and means, then each scatter re-centred on the
-    common mean. It is symmetric, so only strips from the diagonal to the right travel, a bucket at a time.
+    common mean. It is symmetric, so only strips from the diagonal to the right travel, a bucket at a time; nothing
+    larger than a bucket is held beside the states.
     """
     parts = [(moments, *moments.unpack(state)) for moments, state in states]
     header = torch.cat([torch.cat([count[None], count * mean]) for _, count, mean, _ in parts])
     sum_(header)
-    strips: list[Tensor] = []
-    for (moments, count, mean, scatter), total in zip(
-        parts, header.split([1 + m.d for m, _ in states]), strict=True
-    ):
+    strips: list[tuple[Tensor, Tensor, int]] = []
+    for (moments, count, mean, scatter), total in zip(parts, header.split([1 + m.d for m, _ in states]), strict=True):
         centre = total[1:] / total[0].clamp(min=1)
         gap = mean - centre
         scatter.addr_(gap * count, gap)
         count.copy_(total[0])
         mean.copy_(centre)
         rows = max(1, _BUCKET // moments.d)
-        strips += [scatter[i : i + rows, i:] for i in range(0, moments.d, rows)]
+        strips += [(scatter[i : i + rows, i:], scatter[i:, i : i + rows], rows) for i in range(0, moments.d, rows)]
     for bucket in _buckets(strips):
-        flat = torch.cat([strip.flatten() for strip in bucket])
+        flat = torch.cat([strip.flatten() for strip, _, _ in bucket])
         sum_(flat)
-        for strip, summed in zip(bucket, flat.split([strip.numel() for strip in bucket]), strict=True):
-            strip.copy_(summed.view_as(strip))
-    for _, _, _, scatter in parts:
-        scatter.copy_(scatter.triu() + scatter.triu(1).mT)
+        summed = flat.split([strip.numel() for strip, _, _ in bucket])
+        for (strip, mirror, rows), values in zip(bucket, summed, strict=True):
+            strip.copy_(values.view_as(strip))
+            mirror[rows:].copy_(strip[:, rows:].mT)
 
 
-def _buckets(strips: list[Tensor]) -> list[list[Tensor]]:
-    buckets: list[list[Tensor]] = []
+def _buckets(strips: list[tuple[Tensor, Tensor, int]]) -> list[list[tuple[Tensor, Tensor, int]]]:
+    buckets: list[list[tuple[Tensor, Tensor, int]]] = []
     room = 0
     for strip in strips:
-        if strip.numel() > room:
+        size = strip[0].numel()
+        if size > room:
             buckets.append([])
             room = _BUCKET
         buckets[-1].append(strip)
-        room -= strip.numel()
+        room -= size
     return buckets
