@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,8 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_imgmetrics.errors import MissingRanks
-
-_CALLS: Counter[str] = Counter()
 
 
 def world(group: Any = None) -> tuple[int, int]:
@@ -40,9 +37,9 @@ def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, fa
     if size == 1:
         return
     store = dist.distributed_c10d._get_default_store()
-    scope = "world" if group is None else group.group_name
-    _CALLS[scope] += 1
-    key = f"imgmetrics/{scope}/{_CALLS[scope]}"
+    scope = f"imgmetrics/{'world' if group is None else group.group_name}"
+    # Each rank counts its calls in the store itself, whose life is that of the process group.
+    key = f"{scope}/{store.add(f'{scope}/calls/{rank}', 1)}"
     if failure:
         store.set(f"{key}/failure", f"rank {rank}: {failure}")
     store.set(f"{key}/{rank}", "")

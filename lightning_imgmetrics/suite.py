@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ class MetricSuite(MetricCollection):
         # Metrics that agree on the first batch need not agree on the next, so states are never shared by comparison.
         super().__init__(members, compute_groups=False)
         self.value_range = value_range
-        self.clamped = 0
 
     def named(self) -> dict[str, ImageMetric]:
         """name -> metric."""
@@ -68,9 +68,9 @@ class MetricSuite(MetricCollection):
 
         With `real=True` the images go to the reference of the distribution metrics alone.
         """
-        batches = self._accept(images, "images")
+        batches, clamped = self._accept(images, "images")
+        targets, clamped_targets = (None, 0) if target is None else self._accept(target, "target")
         n = sum(map(len, batches))
-        targets = None if target is None else self._accept(target, "target")
         if isinstance(prompts, str):
             raise ShapeError(f"`prompts` must be a list with one prompt per image, got one string; repeat it {n} times")
         counts = {"prompts": prompts and len(prompts), "target": targets and sum(map(len, targets))}
@@ -89,7 +89,9 @@ class MetricSuite(MetricCollection):
             features = extractor(inputs, layers, self._device(batches[0]))
             alone = {k: _head(v, n) for k, v in features.items()} if paired else features
             for _, m in members:
-                m.feed(features if "target" in m.inputs else alone, real=real, prompts=prompts, ids=ids)
+                pair = "target" in m.inputs
+                m.feed(features if pair else alone, real=real, prompts=prompts, ids=ids)
+                m.clamped += clamped + (clamped_targets if pair else 0)
 
     def update_reference(self, images: Images, *, ids: Ids | None = None) -> None:
         """Add reference images (n, 3, h, w)."""
@@ -97,7 +99,7 @@ class MetricSuite(MetricCollection):
 
     def results(self) -> dict[str, Result]:
         """name -> Result; collective over ranks, as `compute` is."""
-        return {name: m.result() for name, m in self.named().items()}
+        return {name: replace(m.result(), name=name) for name, m in self.named().items()}
 
     def scores(self) -> dict[str, dict[int, float]]:
         """name -> {sample id: score} of this rank, for the metrics that keep scores."""
@@ -114,7 +116,11 @@ class MetricSuite(MetricCollection):
                 m.reset_real_features = kept
             else:
                 m.reset()
-        self.clamped = 0
+
+    def count_clamped(self, pixels: int) -> None:
+        """Note that `pixels` of the samples were clamped before they came here, for `Result.details`."""
+        for m in self.named().values():
+            m.clamped += pixels
 
     def pool(self) -> None:
         """Move the states of all ranks into rank 0; the others start empty. Collective."""
@@ -186,10 +192,9 @@ class MetricSuite(MetricCollection):
 
     # Images
 
-    def _accept(self, images: Images, name: str) -> list[Tensor]:
+    def _accept(self, images: Images, name: str) -> tuple[list[Tensor], int]:
         batches, clamped = as_images(images, name=name, value_range=self.value_range)
-        self.clamped += clamped
-        return [quantize(batch) for batch in batches]
+        return [quantize(batch) for batch in batches], clamped
 
     def _device(self, batch: Tensor) -> torch.device:
         device = next(iter(self.named().values())).device

@@ -195,7 +195,7 @@ class ImageMetricsCallback(Callback):
                     self._measure_reference(trainer)
                 self.suite.reset_generated()
                 shown = self._sample(trainer, pl_module, num_samples, seconds)
-            except Exception as error:
+            except BaseException as error:
                 failure = f"{type(error).__name__}: {error}"
                 raise
             finally:
@@ -251,7 +251,7 @@ class ImageMetricsCallback(Callback):
                 continue
             singles = [image for batch in images for image in batch]
             paired = targets and [image for batch in targets for image in batch]
-            self.suite.clamped += clamped
+            self.suite.count_clamped(clamped)
             self.suite.update(singles, prompts=self._prompts(ids), target=paired, ids=ids)
             shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
             seconds["seconds_networks"] += self._clock(pl_module) - sampled

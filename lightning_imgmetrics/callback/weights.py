@@ -42,6 +42,7 @@ def chosen_weights(
 ) -> Iterator[str]:
     """The module with the `wanted` weights ("auto", "raw", "ema"); yields "raw" or "ema", restores on exit.
 
+    After an exception the module holds the raw weights: training is over, and what is saved then must be them.
     `WeightAveraging` swaps its average in before a validation epoch and out in `on_validation_epoch_end`, so what the
     module holds there depends on which callback is listed first; swapping again undoes it, in place and exactly.
     An average that was never updated is a copy of the initial weights: "auto" takes the raw ones until then.
@@ -54,11 +55,13 @@ def chosen_weights(
     order = _callbacks(trainer)
     swapped = in_validation_end and order.index(guest) < order.index(averaging)
     label = "ema" if wanted != "raw" and int(average.n_averaged) > 0 else "raw"
-    if swapped == (label == "ema"):
-        yield label
-        return
-    averaging._swap_models(module)
+    if swapped != (label == "ema"):
+        averaging._swap_models(module)
     try:
         yield label
-    finally:
+    except BaseException:
+        if label == "ema":
+            averaging._swap_models(module)
+        raise
+    if swapped != (label == "ema"):
         averaging._swap_models(module)

@@ -62,7 +62,7 @@ class ImageBatches:
             if isinstance(source.dataset, IterableDataset):
                 if self.world_size > 1:
                     raise ShapeError(
-                        "an iterable dataset cannot be shared out over ranks exactly: pass a map-style dataset or folder"
+                        "an iterable dataset cannot be shared out over ranks exactly: pass a map-style one or a folder"
                     )
                 yield from ((None, pick(batch, self.image_key)) for batch in source)
                 return

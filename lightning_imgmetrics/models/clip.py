@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights
+from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
 from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, offline, sha256
 
 DIGITS_CLIP = "digits-clip"
@@ -70,10 +70,16 @@ class ClipExtractor(Extractor):
             return _Clip(model.float(), processor.tokenizer, processor.image_processor)
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        model = self._pretrained(AutoModel, dtype=torch.float32)
+        model, loaded = self._pretrained(AutoModel, dtype=torch.float32, output_loading_info=True)
+        if unfit := {k: sorted(loaded[k]) for k in ("missing_keys", "mismatched_keys") if loaded[k]}:
+            raise WeightsMismatch(f"the checkpoint {self.model!r} does not fill its network: {unfit}")
         return _Clip(model, self._pretrained(AutoTokenizer), self._pretrained(AutoImageProcessor))
 
     def _pretrained(self, loader: Any, **kwargs: Any) -> Any:
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # it would break up the trainer's own
         try:
             return loader.from_pretrained(
                 self.path, revision=self.revision or "main", local_files_only=offline(), **kwargs
@@ -84,6 +90,9 @@ class ClipExtractor(Extractor):
                 f" ({str(error).splitlines()[0]}). Fetch https://huggingface.co/{self.model} (revision"
                 f" {self.revision or 'main'}) and put its files into $IMGMETRICS_WEIGHTS/{self.model}, or pass a folder"
             ) from error
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
     def prepare(self, images: Tensor) -> Tensor:
         processor = self.network(images.device).image_processor
