@@ -83,7 +83,7 @@ class ImageMetricsCallback(Callback):
         self.image_key, self.folder = image_key, folder
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
-        self.history: list[dict[str, Any]] = []  # one record per evaluation: step, epoch, weights, values
+        self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._results: dict[str, Result] = {}
         self._has_reference = False
         self._writers: Sequence[Writer] | None = None
@@ -111,6 +111,9 @@ class ImageMetricsCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.weights == "ema" and stage == "fit" and find_averaging(trainer) is None:
             raise ValueError("`weights='ema'` needs Lightning's WeightAveraging (or EMAWeightAveraging) callback")
+        self._writers = None
+        if self.reference is None:  # this trainer may have another validation loader
+            self._has_reference = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every.by_step and not isinstance(self.every.steps, int):
@@ -166,11 +169,13 @@ class ImageMetricsCallback(Callback):
         self._results = results
         values = {name: result.value for name, result in results.items()}
         step = trainer.global_step
-        self.history.append({"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values})
+        record = {"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values, "seconds": seconds}
+        self.history.append(record)
         if self._writers is None:
             self._writers = writers_of(trainer, self.folder) if trainer.is_global_zero else ()
-        scalars = {f"{self.prefix}/{name}": value for name, value in {**values, **seconds}.items()}
-        scalars[f"{self.prefix}/weights_ema"] = float(label == "ema")
+        figures = {**values, **{f"seconds_{k}": v for k, v in seconds.items()}, "weights_ema": float(label == "ema")}
+        figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
+        scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}
         named = {f"{self.prefix}/{name}": result for name, result in results.items()}
         for writer in self._writers:
             writer.write(step, scalars, named, f"{self.prefix}/samples", panel)
@@ -187,7 +192,7 @@ class ImageMetricsCallback(Callback):
         ):
             if label == "raw" and self.weights == "ema":
                 rank_zero_warn("`weights='ema'`: WeightAveraging has not averaged yet, the raw weights are evaluated")
-            seconds = {"seconds_sampling": 0.0, "seconds_networks": 0.0}
+            seconds = {"sampling": 0.0, "networks": 0.0}
             shown, failure = [], ""
             self.suite.to(pl_module.device)
             try:
@@ -202,13 +207,13 @@ class ImageMetricsCallback(Callback):
                 rendezvous("the end of sampling", timeout=_DAY, failure=failure)
             started = time.perf_counter()
             results = self.suite.results()
-            seconds["seconds_compute"] = time.perf_counter() - started
-            seconds["sampled_images_per_second"] = num_samples / max(seconds["seconds_sampling"], 1e-9)
+            seconds["compute"] = time.perf_counter() - started
             panel = self._panel(shown)
         tail = f"|samples:{num_samples}|seed:{self.seed}|model_weights:{label}"
         return {k: replace(r, signature=r.signature + tail) for k, r in results.items()}, label, seconds, panel
 
     def _measure_reference(self, trainer: Trainer) -> None:
+        self.suite.reset()
         if any(isinstance(m, DistributionMetric) for m in self.suite.named().values()):
             source = self.reference
             if source is None:
@@ -246,7 +251,7 @@ class ImageMetricsCallback(Callback):
                     value_range=self.value_range,
                 )
             sampled = self._clock(pl_module)
-            seconds["seconds_sampling"] += sampled - started
+            seconds["sampling"] += sampled - started
             if not ids:
                 continue
             singles = [image for batch in images for image in batch]
@@ -254,7 +259,7 @@ class ImageMetricsCallback(Callback):
             self.suite.count_clamped(clamped)
             self.suite.update(singles, prompts=self._prompts(ids), target=paired, ids=ids)
             shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
-            seconds["seconds_networks"] += self._clock(pl_module) - sampled
+            seconds["networks"] += self._clock(pl_module) - sampled
         return shown
 
     def _panel(self, shown: list[tuple[int, Tensor]]) -> Panel | None:

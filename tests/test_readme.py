@@ -1,0 +1,41 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_snippet_without_a_trainer_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SNIPPETS[1], "README.md", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    assert re.search(r"^fd fd = \d", printed, re.MULTILINE)
+    assert "network:digits-clip" in printed
+    assert (tmp_path / "shard-0.safetensors").is_file()
+
+
+def test_callback_snippet_is_valid_and_short() -> None:
+    compile(SNIPPETS[0], "README.md", "exec")
+    assert len([line for line in SNIPPETS[0].splitlines() if line.strip()]) <= 17
+
+
+def test_ci_runs_the_test_command() -> None:
+    commands = re.findall(r"```bash\n(.*?)\n```", README)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci/run").read_text()
+
+
+def test_metric_table_is_the_table() -> None:
+    from lightning_imgmetrics import METRICS
+
+    keys = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?`) \| `[A-Z]", README, re.MULTILINE)))
+    assert sorted(keys) == sorted(METRICS)
