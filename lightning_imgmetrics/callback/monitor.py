@@ -172,7 +172,8 @@ class ImageMetricsCallback(Callback):
         record = {"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values, "seconds": seconds}
         self.history.append(record)
         if self._writers is None:
-            self._writers = writers_of(trainer, self.folder) if trainer.is_global_zero else ()
+            folder = Path(trainer.log_dir or trainer.default_root_dir) / "imgmetrics"  # a broadcast: on every rank
+            self._writers = writers_of(trainer.loggers, self.folder, folder) if trainer.is_global_zero else ()
         figures = {**values, **{f"seconds_{k}": v for k, v in seconds.items()}, "weights_ema": float(label == "ema")}
         figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
         scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}

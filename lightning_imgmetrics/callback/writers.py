@@ -15,7 +15,6 @@ from lightning_imgmetrics.callback.media import Panel
 from lightning_imgmetrics.result import Result
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
 
@@ -119,14 +118,13 @@ class FolderWriter:
             panel.picture().save(self.folder / f"{key.replace('/', '-')}-step-{step:07d}.png")
 
 
-def writers_of(trainer: Trainer, folder: str | None) -> Sequence[Writer]:
+def writers_of(loggers: Sequence[Logger], folder: str | None, default_folder: Path) -> Sequence[Writer]:
     """One writer per logger; a folder when it is asked for, or when no logger can show images."""
     kinds = {TensorBoardLogger: TensorBoardWriter, WandbLogger: WandbWriter}
     writers: list[Writer] = []
-    for logger in trainer.loggers:
+    for logger in loggers:
         kind = next((w for cls, w in kinds.items() if isinstance(logger, cls)), LoggerWriter)
         writers.append(kind(logger))
     if folder is not None or not any(w.takes_images for w in writers):
-        default = Path(trainer.log_dir or trainer.default_root_dir) / "imgmetrics"
-        writers.append(FolderWriter(folder if folder is not None else default))
+        writers.append(FolderWriter(folder if folder is not None else default_folder))
     return writers

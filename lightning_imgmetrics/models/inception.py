@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class InceptionExtractor(Extractor):
         try:
             network = FeatureExtractorInceptionV3("inception", ["logits"], feature_extractor_weights_path=file)
         except RuntimeError as error:
-            raise WeightsMismatch(f"{path} does not fit {self.card.name}: {error}") from error
+            raise WeightsMismatch(f"{path} does not fit {self.card.name}: {shorten(str(error), 400)}") from error
         for block in network.modules():
             if isinstance(getattr(block, "bn", None), nn.BatchNorm2d):
                 block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()

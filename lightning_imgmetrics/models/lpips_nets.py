@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class LpipsExtractor(Extractor):
         try:
             trunk.load_state_dict(load_tensors(self.card, path))
         except RuntimeError as error:
-            raise WeightsMismatch(f"{path} does not fit torchvision's {name}: {error}") from error
+            raise WeightsMismatch(f"{path} does not fit torchvision's {name}: {shorten(str(error), 400)}") from error
         spec = importlib.util.find_spec("lpips")
         if spec is None or spec.origin is None:
             raise MissingExtra("LPIPS' linear layers come with the package `lpips`: pip install lpips")
