@@ -49,11 +49,12 @@ class MetricSuite(MetricCollection):
             members = {k: metric(m) if isinstance(m, str) else m for k, m in zip(names, listed, strict=True)}
         # Metrics that agree on the first batch need not agree on the next, so states are never shared by comparison.
         super().__init__(members, compute_groups=False)
+        self._order = list(members)  # the base class sorts
         self.value_range = value_range
 
     def named(self) -> dict[str, ImageMetric]:
-        """name -> metric."""
-        return {name: m for name, m in self.items(keep_base=True) if isinstance(m, ImageMetric)}
+        """name -> metric, in the order given."""
+        return {name: self[name] for name in self._order}
 
     def update(  # type: ignore[override]
         self,

@@ -20,6 +20,7 @@ class Panel:
 
     images: Sequence[Tensor]
     captions: Sequence[str]
+    columns: int = 8
 
     def picture(self, side: int = 96) -> Image.Image:
         """One picture: tiles whose shorter side is at least `side` pixels, captions below, gaps between."""
@@ -29,7 +30,7 @@ class Panel:
         letters = max(8, int(width / font.getlength("n")))
         texts = ["\n".join(textwrap.wrap(caption, letters)[:4]) for caption in self.captions]
         below = (max((t.count("\n") + 1 if t else 0) for t in texts)) * (_FONT_SIZE + 4)
-        columns = min(8, len(tiles))
+        columns = min(self.columns, len(tiles))
         rows = -(-len(tiles) // columns)
         step_x, step_y = width + _GAP, height + below + _GAP
         canvas = Image.new("RGB", (columns * step_x + _GAP, rows * step_y + _GAP), "white")

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics.callback.media import Panel
+from lightning_imgmetrics.callback.progress import sampling_bar
 from lightning_imgmetrics.callback.reference import measure_reference
 from lightning_imgmetrics.callback.sampler import accepted, draw, module_sample
 from lightning_imgmetrics.callback.schedule import Every
@@ -115,6 +115,11 @@ class ImageMetricsCallback(Callback):
         if self.reference is None:  # this trainer may have another validation loader
             self._has_reference = False
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for m in self.suite.named().values():  # what is missing shows now and not at the first validation
+            if m.extractor is not None:
+                m.extractor.network(pl_module.device)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every.by_step and not isinstance(self.every.steps, int):
             self._evaluate_if_due(trainer, pl_module, "on_train_start")
@@ -177,6 +182,7 @@ class ImageMetricsCallback(Callback):
         figures = {**values, **{f"seconds_{k}": v for k, v in seconds.items()}, "weights_ema": float(label == "ema")}
         figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
         scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}
+        scalars["epoch"] = float(trainer.current_epoch)
         named = {f"{self.prefix}/{name}": result for name, result in results.items()}
         for writer in self._writers:
             writer.write(step, scalars, named, f"{self.prefix}/samples", panel)
@@ -200,7 +206,9 @@ class ImageMetricsCallback(Callback):
                 if not self._has_reference:
                     self._measure_reference(trainer)
                 self.suite.reset_generated()
-                shown = self._sample(trainer, pl_module, num_samples, seconds)
+                passes = ceil(ceil(num_samples / world()[1]) / self.batch_size)
+                with sampling_bar(trainer, passes, f"Sampling {self.prefix}/", self.progress) as advance:
+                    shown = self._sample(trainer, pl_module, num_samples, passes, seconds, advance)
             except BaseException as error:
                 failure = f"{type(error).__name__}: {error}"
                 raise
@@ -210,7 +218,7 @@ class ImageMetricsCallback(Callback):
             results = self.suite.results()
             seconds["compute"] = time.perf_counter() - started
             panel = self._panel(shown)
-        tail = f"|samples:{num_samples}|seed:{self.seed}|model_weights:{label}"
+        tail = f"|seed:{self.seed}|model_weights:{label}"
         return {k: replace(r, signature=r.signature + tail) for k, r in results.items()}, label, seconds, panel
 
     def _measure_reference(self, trainer: Trainer) -> None:
@@ -227,19 +235,23 @@ class ImageMetricsCallback(Callback):
         self._has_reference = True
 
     def _sample(
-        self, trainer: Trainer, pl_module: LightningModule, num_samples: int, seconds: dict[str, float]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        num_samples: int,
+        passes: int,
+        seconds: dict[str, float],
+        advance: Callable[[], object],
     ) -> list[tuple[int, Tensor]]:
         """Feed the suite with this rank's samples; returns (id, image) of those for the panel.
 
-        Every rank makes the same number of passes, as sharded models need it; a pass that is not needed samples id 0
+        Every rank makes the same number of `passes`, as sharded models need it; one that is not needed samples id 0
         again and is dropped.
         """
         rank, size = world()
         own = range(rank, num_samples, size)
-        passes = ceil(ceil(num_samples / size) / self.batch_size)
         shown: list[tuple[int, Tensor]] = []
-        hidden = not (self.progress and rank == 0 and trainer.progress_bar_callback is not None)
-        for i in tqdm(range(passes), f"{self.prefix}: sampling", leave=False, disable=hidden, dynamic_ncols=True):
+        for i in range(passes):
             ids = own[i * self.batch_size : (i + 1) * self.batch_size]
             started = self._clock(pl_module)
             with trainer.precision_plugin.val_step_context():
@@ -252,6 +264,7 @@ class ImageMetricsCallback(Callback):
                     value_range=self.value_range,
                 )
             sampled = self._clock(pl_module)
+            advance()
             seconds["sampling"] += sampled - started
             if not ids:
                 continue
@@ -275,7 +288,8 @@ class ImageMetricsCallback(Callback):
         texts = {i: text for _, part in gathered for i, text in part.items()}
         if rank > 0 or not images:
             return None
-        return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)])
+        columns = len(self.prompts) if self.prompts and len(self.prompts) <= 12 else 8  # one prompt below another
+        return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)], columns)
 
     def _caption(self, i: int) -> str:
         prompt = self._prompts([i])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 class Every:
     """Every `epochs` validations' epochs, every `steps` optimizer steps, or at the steps listed (0: before training).
 
-    As text: "2 epochs", "500 steps". The first validation always evaluates, so that a monitored key exists.
+    As text: "2 epochs", "500 steps". The first validation always evaluates, so that a monitored key exists; the
+    evaluation at step 0 is logged, but monitors see the next.
     """
 
     epochs: int | None = None

@@ -96,7 +96,7 @@ class WandbWriter(LoggerWriter):
 
 
 class FolderWriter:
-    """`results.jsonl` with every result and signature, and one PNG per evaluation."""
+    """`results.jsonl` with every result and signature, appended to, and one PNG per evaluation."""
 
     takes_images = True
 

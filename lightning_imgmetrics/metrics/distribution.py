@@ -66,7 +66,7 @@ class FrechetDistance(DistributionMetric):
         factor = self._factor(real)
         mean_real, mean_fake = self.moments.unpack(real)[1], self.moments.unpack(fake)[1]
         value = frechet_to_factor(mean_real, factor, mean_fake, self.moments.cov(fake), rank=n - 1)
-        return Summary(value, n, details={"n_real": float(n_real)})
+        return Summary(value, n, counts={"n_real": n_real, "n": n})
 
     def _factor(self, real: Tensor) -> Tensor:
         """The factor of the reference covariance, kept until the reference changes."""

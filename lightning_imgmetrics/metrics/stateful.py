@@ -37,6 +37,7 @@ class Summary:
     standard_error: float | None = None
     units: int | None = None  # independent units behind the standard error, where they are not the n samples
     details: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)  # sample sizes that bias the value, for the signature
 
 
 class ImageMetric(Metric):
@@ -93,7 +94,7 @@ class ImageMetric(Metric):
             unit=self.unit,
             higher_is_better=self.higher_is_better,
             interval=None if error is None else mean_interval(float(value.mean()), error, summary.units or n),
-            signature=str(self.signature()),
+            signature=str(Signature.of(**self.signature().fields, **summary.counts)),
             details={**({} if error is None else {"standard_error": error}), **summary.details},
         )
 
