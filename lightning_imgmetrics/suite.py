@@ -47,6 +47,9 @@ class MetricSuite(MetricCollection):
             if len(set(names)) < len(names):
                 raise ValueError(f"`metrics` must have one name each, got {names}; pass a mapping of names to metrics")
             members = {k: metric(m) if isinstance(m, str) else m for k, m in zip(names, listed, strict=True)}
+        foreign = {name: type(m).__name__ for name, m in members.items() if not isinstance(m, ImageMetric)}
+        if foreign or not members:
+            raise TypeError(f"`metrics` must be keys or metrics of this package, got {foreign or 'none'}")
         # Metrics that agree on the first batch need not agree on the next, so states are never shared by comparison.
         super().__init__(members, compute_groups=False)
         self._order = list(members)  # the base class sorts

@@ -182,3 +182,54 @@ def test_outcomes_of_pairs() -> None:
 def test_two_metrics_of_one_name() -> None:
     with pytest.raises(ValueError, match="one name each"):
         MetricSuite([CLIPScore("digits-clip"), CLIPScore("digits-clip")])
+
+
+@pytest.mark.parametrize("ids", [[0.1, 0.2, 0.3], torch.tensor([1.0, 2.0, 3.0]), torch.ones(3).bool(), ["1", "2", "3"]])
+def test_ids_that_are_no_integers(ids: Any) -> None:
+    """Cut down to integers, fractions would be one sample."""
+    with pytest.raises((TypeError, ValueError), match="`ids` must"):
+        CLIPScore("digits-clip").update(random_images(3, 8), ["a", "b", "c"], ids=ids)
+
+
+@pytest.mark.parametrize("prompts", [[1, 1, 2], [None, None, None], ["a", "b", None]])
+@pytest.mark.parametrize("key", ["clip_score", "lpips_diversity"])
+def test_prompts_that_are_no_texts(key: str, prompts: list[Any]) -> None:
+    metric = CLIPScore("digits-clip") if key == "clip_score" else LPIPSDiversity("digits-clip")
+    with pytest.raises((TypeError, ValueError), match=r"text|string|str"):
+        MetricSuite({key: metric}).update(random_images(3, 8), prompts=prompts)
+
+
+@pytest.mark.parametrize("value_range", [(0, 0), (1, 0), (0, float("inf")), (0, float("nan"))])
+def test_ranges_that_are_none(value_range: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="`value_range` must"):
+        FrechetDistance(TinyNet(), value_range=value_range).update(UNIT * 0, real=True)
+
+
+def test_arguments_that_name_nothing() -> None:
+    with pytest.raises(UnknownName, match=r"`layer` must be one of .*got 'embe'"):
+        FrechetDistance("digits-clip", layer="embe")
+    with pytest.raises((TypeError, ValueError), match="`network` must"):
+        FrechetDistance(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`max_prompts` must"):
+        LPIPSDiversity("digits-clip", max_prompts=0)
+
+
+def test_float_images_in_a_list_are_float_images_too() -> None:
+    with pytest.raises(ValueError, match="normalize=True"):
+        FrechetInceptionDistance(TinyNet()).update(list(UNIT), real=True)
+
+
+def test_arguments_that_make_no_sense() -> None:
+    with pytest.raises(ValueRangeError, match=r"`value_range` must be \(low, high\)"):
+        FrechetDistance(TinyNet(), value_range=(1, 1)).update(UNIT, real=True)
+    with pytest.raises(UnknownName, match="`layer` must be one of 'embed', 'maps'; got 'fc'"):
+        FrechetDistance("digits-clip", layer="fc")
+    for argument in ("image_size", "max_prompts"):
+        with pytest.raises(ValueError, match=f"`{argument}` must be at least 1, got 0"):
+            LPIPSDiversity("digits-clip", **{argument: 0})
+    with pytest.raises(TypeError, match=r"metrics of this package, got \{'a': 'Linear'\}"):
+        MetricSuite({"a": torch.nn.Linear(1, 1)})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="got none"):
+        MetricSuite([])
+    with pytest.raises(ValueRangeError, match="integers that name contestants"):
+        WinRate().update(torch.tensor([0.5]), torch.tensor([1]), torch.tensor([1.0]))

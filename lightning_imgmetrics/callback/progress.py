@@ -19,11 +19,12 @@ def sampling_bar(trainer: Trainer, total: int, description: str, shown: bool) ->
     bar: Any = trainer.progress_bar_callback
     shown = shown and bar is not None and bar.is_enabled and trainer.is_global_zero
     if shown and isinstance(bar, RichProgressBar) and bar.progress is not None:
-        task = bar.progress.add_task(f"[white]{description}", total=total)
+        progress: Any = bar.progress
+        task = progress.add_task(f"[white]{description}", total=total)
         try:
-            yield lambda: bar.progress.update(task, advance=1, refresh=True)
+            yield lambda: progress.update(task, advance=1, refresh=True)
         finally:
-            bar.progress.update(task, visible=False)  # Lightning finds its bars by position: none may be removed
+            progress.update(task, visible=False)  # Lightning finds its bars by position: none may be removed
         return
     with tqdm(total=total, desc=description, leave=False, disable=None if shown else True, dynamic_ncols=True) as line:
         yield line.update

@@ -125,6 +125,8 @@ class PairwiseMetric(ImageMetric):
 
     def update(self, a: Tensor, b: Tensor, outcome: Tensor, ids: Ids | None = None) -> None:
         """Add comparisons: contestants (n,) int and (n,) int, outcomes (n,) in {0, 0.5, 1}."""
+        if any(torch.as_tensor(x).is_floating_point() for x in (a, b)):
+            raise ValueRangeError("`a` and `b` must be integers that name contestants, got floats")
         a, b, outcome = (torch.as_tensor(x, device=self._home).double() for x in (a, b, outcome))
         n = bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))["n"]
         if not torch.isin(outcome, outcome.new_tensor([0, 0.5, 1])).all():

@@ -120,6 +120,9 @@ class LPIPSDiversity(ImageMetric):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        for name, number in (("image_size", image_size), ("max_prompts", max_prompts)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}")
         self.max_prompts = max_prompts
         self.extractor = perceptual_extractor(net_type, weights, image_size)
         self.per_prompt = Groups(max_prompts, self._length(image_size))

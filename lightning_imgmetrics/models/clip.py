@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
+from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, offline, sha256
 
 DIGITS_CLIP = "digits-clip"
@@ -127,6 +127,8 @@ class ClipExtractor(Extractor):
         return (out if isinstance(out, Tensor) else out.pooler_output), sum(len(ids) > length for ids in whole)
 
     def dim(self, layer: str) -> int:
+        if layer not in ("embed", "maps"):
+            raise UnknownName("layer", layer, ("embed", "maps"))
         config: Any
         if callable(self.model):
             config = self.network(torch.device("cpu")).model.config

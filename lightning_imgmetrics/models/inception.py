@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_imgmetrics._images import quantize
-from lightning_imgmetrics.errors import WeightsMismatch
+from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, find_weights, load_tensors, sha256
 from lightning_imgmetrics.models.resize import RESIZE
 
@@ -89,6 +89,8 @@ class InceptionExtractor(Extractor):
         return {layer: features[layer] for layer in layers}
 
     def dim(self, layer: str) -> int:
+        if layer not in _DIMS:
+            raise UnknownName("layer", layer, _DIMS)
         return _DIMS[layer]
 
     def signature(self) -> dict[str, str]:
