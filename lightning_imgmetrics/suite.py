@@ -19,7 +19,7 @@ from torchmetrics import MetricCollection
 from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.errors import IncompatibleStates, ShapeError
 from lightning_imgmetrics.metrics.base import DistributionMetric, ScoreMetric
-from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric
+from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, check_texts
 from lightning_imgmetrics.metrics.table import metric
 from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.result import Result, Signature
@@ -75,26 +75,31 @@ class MetricSuite(MetricCollection):
         batches, clamped = self._accept(images, "images")
         targets, clamped_targets = (None, 0) if target is None else self._accept(target, "target")
         n = sum(map(len, batches))
-        if isinstance(prompts, str):
-            raise ShapeError(f"`prompts` must be a list with one prompt per image, got one string; repeat it {n} times")
-        counts = {"prompts": prompts and len(prompts), "target": targets and sum(map(len, targets))}
-        for field, count in counts.items():
-            if count is not None and count != n:
-                raise ShapeError(f"`{field}` must hold one entry per image, got {count} for {n} images")
+        groups = self._by_network(real)
+        members = [(name, m) for group in groups.values() for name, m in group]
+        # A batch is refused before any metric has taken a part of it.
         given = {"real": real, "prompts": prompts, "target": targets}
-        for extractor, members in self._by_network(real).items():
-            layers = tuple(dict.fromkeys(layer for _, m in members for layer in m.layers))
-            for name, m in members:
-                for field in m.inputs:
-                    if given[field] is None:
-                        raise TypeError(f"metric {name!r} needs `{field}=` in update")
-            paired = any("target" in m.inputs for _, m in members)
-            inputs = batches + targets if paired and targets is not None else batches
-            features = extractor(inputs, layers, self._device(batches[0]))
-            alone = {k: _head(v, n) for k, v in features.items()} if paired else features
-            for _, m in members:
+        for name, m in members:
+            for field in m.inputs:
+                if given[field] is None:
+                    raise TypeError(f"metric {name!r} needs `{field}=` in update")
+        if prompts is not None:
+            check_texts(prompts, n)
+        if targets is not None and sum(map(len, targets)) != n:
+            raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {n} images")
+        if ids is not None and members:
+            ids = members[0][1].check_ids(ids, n)
+        device = self._device(batches[0])
+        features = {}
+        for extractor, group in groups.items():
+            layers = tuple(dict.fromkeys(layer for _, m in group for layer in m.layers))
+            paired = targets is not None and any("target" in m.inputs for _, m in group)
+            features[extractor] = extractor(batches + (targets or []) if paired else batches, layers, device)
+        for extractor, group in groups.items():
+            alone = {layer: _head(x, n) for layer, x in features[extractor].items()}
+            for _, m in group:
                 pair = "target" in m.inputs
-                m.feed(features if pair else alone, real=real, prompts=prompts, ids=ids)
+                m.feed(features[extractor] if pair else alone, real=real, prompts=prompts, ids=ids)
                 m.clamped += clamped + (clamped_targets if pair else 0)
 
     def update_reference(self, images: Images, *, ids: Ids | None = None) -> None:

@@ -108,9 +108,9 @@ def test_counts_that_differ() -> None:
     images = random_images(3, 8)
     with pytest.raises(ShapeError, match="got 3 and 2"):
         CLIPScore("digits-clip").update(images, ["a", "b"])
-    with pytest.raises(ShapeError, match="one prompt per image, got 2 for 3 images"):
+    with pytest.raises(ShapeError, match="one entry per image, got 2 for 3 images"):
         LPIPSDiversity("digits-clip").update(images, ["a", "b"])
-    with pytest.raises(ShapeError, match="one prompt per image, got one string"):
+    with pytest.raises(ShapeError, match="one text per image, got one string"):
         LPIPSDiversity("digits-clip").update(images, "abc")
     with pytest.raises(ShapeError, match="a mixture"):
         CLIPScore("digits-clip").update([images[0], "text", images[1]], ["a", "b", "c"])

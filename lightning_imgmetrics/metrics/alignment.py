@@ -100,6 +100,6 @@ def _as_texts(x: Any) -> list[str] | None:
     items = [x] if isinstance(x, str) else x
     if isinstance(items, Tensor) or not isinstance(items, Sequence) or not any(isinstance(i, str) for i in items):
         return None
-    if not all(isinstance(i, str) for i in items):
-        raise ShapeError("a list must hold texts alone or images alone, got a mixture")
+    if odd := {type(i).__name__ for i in items if not isinstance(i, str)}:
+        raise ShapeError(f"a list must hold texts alone or images alone, got a mixture of texts and {', '.join(odd)}")
     return list(items)

@@ -51,8 +51,12 @@ class FrechetDistance(DistributionMetric):
     ):
         if isinstance(network, str):
             extractor: Extractor = ClipExtractor(network)
+        elif isinstance(network, Extractor):
+            extractor = network
+        elif callable(network):
+            extractor = CustomExtractor(network)
         else:
-            extractor = network if isinstance(network, Extractor) else CustomExtractor(network)
+            raise TypeError(f"`network` must be a name, a module, a callable or an Extractor, got {network!r}")
         layer = layer or {ClipExtractor: "embed", InceptionExtractor: "2048"}.get(type(extractor), "features")
         self.moments = Moments(extractor.dim(layer))
         self._reference: tuple[Tensor, Tensor] | None = None
@@ -66,7 +70,7 @@ class FrechetDistance(DistributionMetric):
         factor = self._factor(real)
         mean_real, mean_fake = self.moments.unpack(real)[1], self.moments.unpack(fake)[1]
         value = frechet_to_factor(mean_real, factor, mean_fake, self.moments.cov(fake), rank=n - 1)
-        return Summary(value, n, counts={"n_real": n_real, "n": n})
+        return Summary(value, n, details={"n_real": float(n_real)}, counts={"n_real": n_real, "n": n})
 
     def _factor(self, real: Tensor) -> Tensor:
         """The factor of the reference covariance, kept until the reference changes."""
@@ -128,9 +132,10 @@ class FrechetInceptionDistance(FrechetDistance):
         super().__init__(network, layer=layer, reset_real_features=reset_real_features, **kwargs)
 
     def accept(self, images: Images, name: str = "images") -> list[Tensor]:
-        if not self.normalize and isinstance(images, Tensor) and images.is_floating_point():
+        some = images if isinstance(images, list | tuple) else [images]
+        if not self.normalize and any(isinstance(x, Tensor) and x.is_floating_point() for x in some):
             raise ValueError(
-                f"Expecting image as torch.Tensor with dtype=torch.uint8, got `{name}` of {images.dtype}:"
+                f"Expecting image as torch.Tensor with dtype=torch.uint8, got float `{name}`:"
                 " pass normalize=True for float images"
             )
         return super().accept(images, name)

@@ -13,7 +13,7 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, UnknownName
 from lightning_imgmetrics.functional.perceptual import lpips_distance, perceptual_embedding
 from lightning_imgmetrics.metrics.base import ScoreMetric
-from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, Summary
+from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, Summary, check_texts
 from lightning_imgmetrics.models.base import CustomExtractor, Extractor, Features
 from lightning_imgmetrics.models.clip import DIGITS_CLIP, ClipExtractor
 from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
@@ -143,9 +143,7 @@ class LPIPSDiversity(ImageMetric):
         self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any
     ) -> None:
         embedding = perceptual_embedding(features["maps"], features.get("heads"))
-        if isinstance(prompts, str) or len(prompts) != len(embedding):
-            count = "one string" if isinstance(prompts, str) else len(prompts)
-            raise ShapeError(f"`prompts` must hold one prompt per image, got {count} for {len(embedding)} images")
+        check_texts(prompts, len(embedding))
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64, device=embedding.device)
         self.absorb("prompt", torch.cat([keys, embedding.double()], 1), ids)
 

@@ -182,7 +182,14 @@ class ImageMetric(Metric):
         return self._streams[name].merge(parts) if name in self._streams else torch.cat(parts)
 
     def check_ids(self, ids: Ids, n: int) -> Tensor:
-        ids = torch.as_tensor(ids, dtype=torch.int64, device=self._home)
+        """Ids as int64 (n,) where the states are; ValueError or ShapeError where they are not `n` of them."""
+        try:
+            ids = torch.as_tensor(ids, device=self._home)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`ids` must be integers, got {ids!r}") from error
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(f"`ids` must be integers, got {ids.dtype}")
+        ids = ids.long()
         if ids.shape != (n,):
             raise ShapeError(f"`ids` must be ({n},), one per sample, got shape {tuple(ids.shape)}")
         if n and not 0 <= int(ids.min()) <= int(ids.max()) < _MAX_ID:
@@ -312,6 +319,16 @@ class ImageMetric(Metric):
     def extract(self, batches: Sequence[Tensor]) -> Features:
         assert self.extractor is not None
         return self.extractor(batches, self.layers, self.device)
+
+
+def check_texts(prompts: Sequence[str], n: int) -> None:
+    """ShapeError or TypeError unless `prompts` are n texts."""
+    if isinstance(prompts, str):
+        raise ShapeError(f"`prompts` must be a list with one text per image, got one string; repeat it {n} times")
+    if len(prompts) != n:
+        raise ShapeError(f"`prompts` must hold one entry per image, got {len(prompts)} for {n} images")
+    if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
+        raise TypeError(f"`prompts` must be texts, got {', '.join(sorted(odd))}")
 
 
 def _unseen(ids: Tensor, seen: Tensor) -> Tensor:
