@@ -80,6 +80,12 @@ def worlds() -> Iterator[Worlds]:
     pool.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors are slower on several threads, the more so where other processes want the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGMETRICS_CACHE", str(tmp_path / "cache"))

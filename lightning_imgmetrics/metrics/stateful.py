@@ -292,8 +292,13 @@ class ImageMetric(Metric):
 
         @functools.wraps(compute)
         def outside_inference(*args: Any, **kwargs: Any) -> Any:
-            with torch.inference_mode(False), torch.no_grad():
-                return wrapped(*args, **kwargs)
+            updates = self._update_count
+            self._update_count = max(updates, 1)  # a rank without data is no mistake; no data at all is an error below
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    return wrapped(*args, **kwargs)
+            finally:
+                self._update_count = updates
 
         return outside_inference
 

@@ -7,7 +7,6 @@ there the reference is the closed form in float64 on *their* features, taken in 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -25,14 +24,6 @@ from lightning_imgmetrics.models.inception import InceptionExtractor
 
 LAYERS = ["64", "192", "768", "2048", "logits_unbiased", "logits"]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
