@@ -30,12 +30,14 @@ def frechet_to_factor(
     return _distance(mean1, factor1.square().sum(), mean2, cov2.trace(), (gram + gram.mT) / 2, rank)
 
 
-def frechet_of_factors(mean1: Tensor, factor1: Tensor, mean2: Tensor, factor2: Tensor) -> Tensor:
+def frechet_of_factors(
+    mean1: Tensor, factor1: Tensor, mean2: Tensor, factor2: Tensor, *, rank: int | None = None
+) -> Tensor:
     """`frechet_distance` of two factors (r1, d), (r2, d): an eigenproblem of size min(r1, r2), for n < d samples."""
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r1 d"), mean2=(mean2, "d"), factor2=(factor2, "r2 d"))
     overlap = factor1 @ factor2.mT
     gram = overlap @ overlap.mT if len(factor1) <= len(factor2) else overlap.mT @ overlap
-    return _distance(mean1, factor1.square().sum(), mean2, factor2.square().sum(), gram, None)
+    return _distance(mean1, factor1.square().sum(), mean2, factor2.square().sum(), gram, rank)
 
 
 def psd_factor(cov: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import struct
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,8 +102,8 @@ def records(folder: Path) -> list[Any]:
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, at, parts, found = path.read_bytes(), 7, b"", []
-    assert data[:4] == b":W&B"
+    data, at, parts, found = path.read_bytes(), 7, b"", [wandb_internal_pb2.Record()]
+    assert data[:4] in (b":W&B", b"")
     while at + 7 <= len(data):
         if -at % 32768 < 7 and at % 32768:  # too little room for a header: padding
             at += -at % 32768
@@ -129,7 +130,10 @@ def wandb_run(tmp_path: Path, **kwargs: Any) -> tuple[ImageMetricsCallback, list
         callback = fit(tmp_path, logger, **kwargs)
     finally:
         wandb.finish()
-    return callback, records(tmp_path)
+    deadline = time.monotonic() + 30  # W&B's own process may close the file later
+    while (found := records(tmp_path))[-1].WhichOneof("record_type") != "exit" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return callback, found
 
 
 def test_wandb(tmp_path: Path) -> None:
