@@ -24,10 +24,12 @@ class Signature:
 
     @classmethod
     def parse(cls, text: str) -> Signature:
-        return cls(dict(part.split(":", 1) for part in text.split("|") if part))
+        parts = (part.split(":", 1) for part in text.split("|") if part)
+        return cls({key: value.replace("%7C", "|").replace("%25", "%") for key, value in parts})
 
     def __str__(self) -> str:
-        return "|".join(f"{key}:{value}" for key, value in self.fields.items())
+        escaped = {key: value.replace("%", "%25").replace("|", "%7C") for key, value in self.fields.items()}
+        return "|".join(f"{key}:{value}" for key, value in escaped.items())
 
     def require_like(self, other: Signature, *, ignore: tuple[str, ...] = ()) -> None:
         """Raise SignatureMismatch, naming each field that differs."""
