@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).resolve().parents[1] / "lightning_imgmetrics" / "models" / "digits_clip"
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CONCEPTS = [*((word, str(digit)) for digit, word in enumerate(WORDS)), ("noise", "<unk>")]
 TEMPLATES = [
     "{}", "a {}", "the {}", "digit {}", "number {}", "the digit {}", "the number {}", "a handwritten {}",

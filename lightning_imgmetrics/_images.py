@@ -31,10 +31,14 @@ def as_images(
     values that overshot `value_range` and were clamped. Consecutive images of one size and type share a batch.
     Raises ShapeError (axes, channels, no image) and ValueRangeError (NaN, values that the declaration rules out).
     """
-    if not -math.inf < value_range[0] < value_range[1] < math.inf:
-        raise ValueRangeError(f"`value_range` must be (low, high) with low < high, got {value_range}")
+    check_value_range(value_range)
     batches = [_checked(batch, name, value_range, channels) for batch in _batches(images, name)]
     return [batch for batch, _ in batches], sum(clamped for _, clamped in batches)
+
+
+def check_value_range(value_range: tuple[float, float]) -> None:
+    if not -math.inf < value_range[0] < value_range[1] < math.inf:
+        raise ValueRangeError(f"`value_range` must be (low, high) with low < high, got {value_range}")
 
 
 def quantize(images: Tensor) -> Tensor:

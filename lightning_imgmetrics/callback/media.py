@@ -22,9 +22,13 @@ class Panel:
     captions: Sequence[str]
     columns: int = 8
 
+    def tiles(self, side: int = 96) -> list[Image.Image]:
+        """The images, those whose shorter side is below `side` pixels enlarged by a whole factor."""
+        return [_enlarged(image, side) for image in self.images]
+
     def picture(self, side: int = 96) -> Image.Image:
-        """One picture: tiles whose shorter side is at least `side` pixels, captions below, gaps between."""
-        tiles = [_enlarged(image, side) for image in self.images]
+        """One picture: tiles with captions below and gaps between."""
+        tiles = self.tiles(side)
         width, height = max(t.width for t in tiles), max(t.height for t in tiles)
         font = ImageFont.load_default(_FONT_SIZE)
         letters = max(8, int(width / font.getlength("n")))

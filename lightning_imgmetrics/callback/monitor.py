@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_imgmetrics._distributed import rendezvous, world
+from lightning_imgmetrics._images import check_value_range
 from lightning_imgmetrics.callback.media import Panel
 from lightning_imgmetrics.callback.progress import sampling_bar
 from lightning_imgmetrics.callback.reference import measure_reference
@@ -70,9 +72,11 @@ class ImageMetricsCallback(Callback):
     ):
         if weights not in ("auto", "raw", "ema"):
             raise UnknownName("weights", weights, ("auto", "raw", "ema"))
-        for name, number in (("num_samples", num_samples), ("batch_size", batch_size)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}")
+        for name, number in (("num_samples", num_samples), ("batch_size", batch_size), ("media", media)):
+            least = int(name != "media")
+            if number < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {number}")
+        check_value_range(value_range)
         self.suite = metrics if isinstance(metrics, MetricSuite) else MetricSuite(metrics, value_range=value_range)
         self.sampler = sampler or module_sample
         accepted(self.sampler)
@@ -84,6 +88,7 @@ class ImageMetricsCallback(Callback):
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
+        self._last: tuple[int, int] | None = None  # (step, epoch) of this fit's last evaluation
         self._results: dict[str, Result] = {}
         self._has_reference = False
         self._writers: Sequence[Writer] | None = None
@@ -112,6 +117,7 @@ class ImageMetricsCallback(Callback):
         if self.weights == "ema" and stage == "fit" and find_averaging(trainer) is None:
             raise ValueError("`weights='ema'` needs Lightning's WeightAveraging (or EMAWeightAveraging) callback")
         self._writers = None
+        self._last = None  # a resumed fit restores it
         if self.reference is None:  # this trainer may have another validation loader
             self._has_reference = False
 
@@ -127,8 +133,12 @@ class ImageMetricsCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every.by_step:
-            self._evaluate_if_due(trainer, pl_module, "on_train_batch_end")
+        if self.every.by_step and self.every.due(trainer.global_step, trainer.current_epoch, self._last):
+            averaging = find_averaging(trainer)
+            if averaging is not None:  # its turn may come after ours; it counts a step once
+                averaging.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.evaluate(trainer, pl_module, "on_train_batch_end")
+            self._log(pl_module, "on_train_batch_end")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.enable_validation:  # else the validation of this epoch has seen to it
@@ -143,11 +153,11 @@ class ImageMetricsCallback(Callback):
                 self.suite.reset_generated()
             return
         alone = trainer.state.fn == "validate"
-        if alone or not self.history:
+        if alone or self._last is None:
             self.evaluate(trainer, pl_module, "on_validation_epoch_end")
         elif not self.every.by_step:
             self._evaluate_if_due(trainer, pl_module, "on_validation_epoch_end")
-        self._log(pl_module, "on_validation_epoch_end")
+        self._log(pl_module, "on_validation_epoch_end", alone)
 
     @property
     def state_key(self) -> str:
@@ -158,15 +168,13 @@ class ImageMetricsCallback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = list(state_dict["history"])
+        self._last = (self.history[-1]["step"], self.history[-1]["epoch"]) if self.history else None
 
     # Evaluation
 
     def _evaluate_if_due(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
-        last = (self.history[-1]["step"], self.history[-1]["epoch"]) if self.history else None
-        if self.every.due(trainer.global_step, trainer.current_epoch, last):
+        if self.every.due(trainer.global_step, trainer.current_epoch, self._last):
             self.evaluate(trainer, pl_module, hook)
-            if hook == "on_train_batch_end":
-                self._log(pl_module, hook)
 
     def evaluate(self, trainer: Trainer, pl_module: LightningModule, hook: str = "") -> dict[str, Result]:
         """Sample, measure and log now; every rank must call it. Returns name -> Result, the same on every rank."""
@@ -176,10 +184,14 @@ class ImageMetricsCallback(Callback):
         step = trainer.global_step
         record = {"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values, "seconds": seconds}
         self.history.append(record)
+        if trainer.state.fn == "fit":
+            self._last = step, trainer.current_epoch
         if self._writers is None:
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "imgmetrics"  # a broadcast: on every rank
             self._writers = writers_of(trainer.loggers, self.folder, folder) if trainer.is_global_zero else ()
-        figures = {**values, **{f"seconds_{k}": v for k, v in seconds.items()}, "weights_ema": float(label == "ema")}
+        figures = {f"seconds_{k}": v for k, v in seconds.items()} | {"weights_ema": float(label == "ema")}
+        if trainer.state.fn != "validate":  # which sends the logged values to the loggers itself
+            figures |= values
         figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
         scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}
         scalars["epoch"] = float(trainer.current_epoch)
@@ -194,7 +206,7 @@ class ImageMetricsCallback(Callback):
         rendezvous("an evaluation of ImageMetricsCallback")
         inside = hook == "on_validation_epoch_end"
         with (
-            borrowed(pl_module, self.seed, self.gradients),
+            borrowed(pl_module, self.gradients),
             chosen_weights(trainer, pl_module, self, self.weights, in_validation_end=inside) as label,
         ):
             if label == "raw" and self.weights == "ema":
@@ -279,7 +291,8 @@ class ImageMetricsCallback(Callback):
     def _panel(self, shown: list[tuple[int, Tensor]]) -> Panel | None:
         """The samples with the smallest ids, gathered on rank 0 with their prompts and scores."""
         rank, size = world()
-        captions = {i: self._caption(i) for i, _ in shown}
+        scores = self.suite.scores()
+        captions = {i: self._caption(i, scores) for i, _ in shown}
         gathered: list[Any] = [(shown, captions)]
         if size > 1:
             gathered = [None] * size
@@ -291,32 +304,37 @@ class ImageMetricsCallback(Callback):
         columns = len(self.prompts) if self.prompts and len(self.prompts) <= 12 else 8  # one prompt below another
         return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)], columns)
 
-    def _caption(self, i: int) -> str:
-        prompt = self._prompts([i])
-        scores = [f"{name} {rows[i]:.3g}" for name, rows in self.suite.scores().items() if i in rows]
-        return ", ".join([*(prompt or []), f"#{i}", *scores])
+    def _caption(self, i: int, scores: Mapping[str, Mapping[int, float]]) -> str:
+        figures = [f"{name} {rows[i]:.3g}" for name, rows in scores.items() if i in rows]
+        return ", ".join([*(self._prompts([i]) or []), f"#{i}", *figures])
 
     def _prompts(self, ids: Sequence[int]) -> list[str] | None:
         return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
 
-    def _log(self, pl_module: LightningModule, hook: str) -> None:
-        """The last values as logged metrics of this hook, so that monitors find them at every validation."""
+    def _log(self, pl_module: LightningModule, hook: str, alone: bool = False) -> None:
+        """The last values as logged metrics of this hook, so that monitors find them at every validation.
+
+        `alone`: in `trainer.validate`, which returns what goes to the loggers.
+        """
         if not self.history:
             return
         by_step = hook == "on_train_batch_end"
-        for name, value in self.history[-1]["values"].items():
-            # The writers have sent the values to the loggers. All ranks hold the same bits, and their maximum is it.
-            pl_module.log(
-                f"{self.prefix}/{name}",
-                torch.tensor(value, dtype=torch.float32 if pl_module.device.type == "mps" else torch.float64),
-                logger=False,
-                prog_bar=self.progress,
-                on_step=by_step,
-                on_epoch=not by_step,
-                reduce_fx="max",
-                sync_dist=not by_step,
-                batch_size=1,
-            )
+        dtype = torch.float32 if pl_module.device.type == "mps" else torch.float64
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You called `self.log.* but have no logger")
+            for name, value in self.history[-1]["values"].items():
+                # The writers have sent the values to the loggers. All ranks hold the same bits: their maximum is it.
+                pl_module.log(
+                    f"{self.prefix}/{name}",
+                    torch.tensor(value, dtype=dtype, device=pl_module.device),
+                    logger=alone,
+                    prog_bar=self.progress,
+                    on_step=by_step,
+                    on_epoch=not by_step,
+                    reduce_fx="max",
+                    sync_dist=not by_step,
+                    batch_size=1,
+                )
 
     @staticmethod
     def _clock(pl_module: LightningModule) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_imgmetrics._distributed import rendezvous, sum_, world
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
-from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples
 from lightning_imgmetrics.metrics.base import DistributionMetric
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
     """
     rank, size = world()
     path = None
-    if cache:
+    if cache and not isinstance(batches.source, Iterator):  # that could not be read twice
         content = content_hash(batches, suite.value_range)
         if size > 1:
             rendezvous("hashing the reference", timeout=86400)
@@ -40,12 +41,10 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
         names = ",".join(suite.named())
         key = hashlib.sha256(f"{content.tolist()}{names}{measures}".encode()).hexdigest()
         path = cache_folder() / f"{key[:32]}.safetensors"
-        found = torch.tensor(int(path.is_file() if rank == 0 else 0))
+        found = torch.tensor(int(rank == 0 and _loaded(suite, path)))
         if size > 1:
             sum_(found)
         if found:
-            if rank == 0:
-                suite.load(path)
             rank_zero_info(f"reference of {int(content[1])} images read from {path}")
             return
     n = 0
@@ -61,3 +60,14 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
     suite.pool()
     if rank == 0 and path is not None:
         suite.save(path, side="real")
+
+
+def _loaded(suite: MetricSuite, path: Path) -> bool:
+    """Whether the file was there and whole; a damaged one is measured and written anew."""
+    try:
+        if path.is_file():
+            suite.load(path)
+            return True
+    except IncompatibleStates as error:
+        rank_zero_info(f"the cached reference is measured anew: {error}")
+    return False

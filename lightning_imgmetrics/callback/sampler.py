@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,6 +88,11 @@ def draw(
     offered = {"module": module, "ids": list(ids), "prompts": prompts and list(prompts)}
     try:
         generators = generators_of(seed, ids)
+        # For samplers that draw from the global streams: other samples on every rank, the same at every evaluation.
+        key = generators[0].initial_seed()
+        torch.manual_seed(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
         out = sampler(**{k: v for k, v in (offered | {"generators": generators}).items() if k in accepted(sampler)})
     except torch.OutOfMemoryError:
         if len(ids) == 1:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Every:
-    """Every `epochs` validations' epochs, every `steps` optimizer steps, or at the steps listed (0: before training).
+    """Every `epochs` epochs, at the multiples of `steps` optimizer steps, or at the steps listed (0: before training).
 
-    As text: "2 epochs", "500 steps". The first validation always evaluates, so that a monitored key exists; the
-    evaluation at step 0 is logged, but monitors see the next.
+    As text: "2 epochs", "500 steps". The first validation always evaluates, so that a monitored key exists, and epochs
+    count from it; the evaluation at step 0 is logged, but monitors see the next.
     """
 
     epochs: int | None = None
@@ -21,9 +21,11 @@ class Every:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"`every` takes either epochs or steps, got epochs={self.epochs}, steps={self.steps}")
-        periods = [p for p in (self.epochs, self.steps) if isinstance(p, int)]
-        if any(p < 1 for p in periods):
-            raise ValueError(f"`every` must be at least 1, got {periods[0]}")
+        period = self.epochs if self.steps is None else self.steps
+        if isinstance(period, int) and period < 1:
+            raise ValueError(f"`every` must be at least 1, got {period}")
+        if isinstance(period, Sequence) and (not period or min(period) < 0):
+            raise ValueError(f"`every` must list steps from 0 on, got {period}")
 
     @classmethod
     def parse(cls, value: Every | int | str) -> Every:
@@ -31,7 +33,7 @@ class Every:
             return value
         if isinstance(value, int):
             return cls(epochs=value)
-        found = re.fullmatch(r"\s*(\d+)\s*(epoch|step)s?\s*", value)
+        found = re.fullmatch(r"\s*(\d+)\s*(epoch|step)s?\s*", value) if isinstance(value, str) else None
         if found is None:
             raise ValueError(f"`every` must be a number of epochs, 'n epochs', 'n steps' or Every(...), got {value!r}")
         return cls(**{f"{found[2]}s": int(found[1])})
@@ -45,6 +47,6 @@ class Every:
         if self.epochs is not None:
             return last is None or epoch - last[1] >= self.epochs
         if isinstance(self.steps, int):
-            return step - (last[0] if last else 0) >= self.steps
+            return step // self.steps > (last[0] if last else 0) // self.steps
         assert self.steps is not None
         return any((last[0] if last else -1) < s <= step for s in self.steps)

@@ -15,17 +15,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def borrowed(module: LightningModule, seed: int, gradients: bool) -> Iterator[None]:
-    """The module in eval mode with its own random streams, outside inference mode; everything restored on exit."""
+def borrowed(module: LightningModule, gradients: bool) -> Iterator[None]:
+    """The module in eval mode, outside inference mode; its modes and all random streams are restored on exit."""
     modes = {m: m.training for m in module.modules()}
+    failure = None
     with isolate_rng(), torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        torch.manual_seed(seed)
         try:
             module.eval()
             yield
+        except BaseException as error:  # held back until the streams are restored: isolate_rng skips that on errors
+            failure = error
         finally:
             for m, mode in modes.items():
                 m.training = mode
+    if failure is not None:
+        raise failure
 
 
 def find_averaging(trainer: Trainer) -> WeightAveraging | None:

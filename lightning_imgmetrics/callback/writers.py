@@ -90,8 +90,8 @@ class WandbWriter(LoggerWriter):
                 self._defined.add(name)
         images: dict[str, Any] = {}
         if panel is not None:
-            shown = list(zip(panel.images, panel.captions, strict=True))[: self.most_images]
-            images[key] = [wandb.Image(x.permute(1, 2, 0).cpu().numpy(), caption=text) for x, text in shown]
+            shown = list(zip(panel.tiles(), panel.captions, strict=True))[: self.most_images]
+            images[key] = [wandb.Image(tile, caption=text) for tile, text in shown]
         self.logger.log_metrics({**scalars, **images}, step=step)
 
 

@@ -70,7 +70,8 @@ class ImageBatches:
             source = source.dataset
         elif isinstance(source, str | Path):
             source = ImageFolder(source)
-        if isinstance(source, Tensor) or hasattr(source, "__getitem__"):
+        batched = isinstance(source, list | tuple) and getattr(pick(source[0], self.image_key), "ndim", 0) == 4
+        if isinstance(source, Tensor) or (hasattr(source, "__getitem__") and not batched):
             share = range(self.rank, len(source), self.world_size)  # type: ignore[arg-type]
             subset: Any = Subset(source, share)  # type: ignore[arg-type]
             loader = DataLoader(subset, self.batch_size, num_workers=workers, collate_fn=collate)

@@ -40,6 +40,8 @@ class DistributionMetric(ImageMetric):
         self.update_features(self.extract(self.accept(images)), real=real, ids=ids)
 
     def update_features(self, features: Features, *, real: bool, ids: Ids | None = None, **_: Any) -> None:
+        if real not in (True, False):
+            raise ValueError(f"`real` must be True for the reference or False for generated images, got {real!r}")
         self.absorb("real" if real else "fake", features[self.layers[0]], ids)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -113,6 +115,7 @@ class ScoreMetric(ImageMetric):
         ids, scores = state.unbind(1)
         quantiles = scores.quantile(scores.new_tensor([0.05, 0.5, 0.95])).tolist()
         extremes = {"lowest_id": float(ids[scores.argmin()]), "highest_id": float(ids[scores.argmax()])}
+        extremes = {name: i for name, i in extremes.items() if i == i}  # samples may have come without ids
         return {**dict(zip(("p05", "median", "p95"), quantiles, strict=True)), **extremes}
 
 

@@ -200,6 +200,11 @@ class ImageMetric(Metric):
     def _home(self) -> torch.device:
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
+    def add_state(self, name: str, default: Any, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics'; a metric made inside inference mode can be updated outside of it."""
+        with torch.inference_mode(False):
+            super().add_state(name, default.clone() if isinstance(default, Tensor) else default, *args, **kwargs)
+
     def _add_table(self, name: str, blank: Tensor) -> None:
         self._blanks[name] = blank
         self.add_state(name, [], dist_reduce_fx="cat")

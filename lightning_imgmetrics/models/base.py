@@ -92,6 +92,14 @@ def sha256(path: Path) -> str:
     return _digest(str(path), stat.st_size, stat.st_mtime_ns)
 
 
+def _state_digest(module: nn.Module) -> str:
+    """First digits of the sha256 of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, x in module.state_dict().items():
+        digest.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 def _verified(card: ModelCard, path: Path) -> Path:
     found = sha256(path)
     if not found.startswith(card.sha256):
@@ -198,6 +206,11 @@ class CustomExtractor(Extractor):
     @property
     def key(self) -> Hashable:
         return self.module
+
+    def signature(self) -> dict[str, str]:
+        if not isinstance(self.module, nn.Module):
+            return super().signature()
+        return {**super().signature(), "weights": _state_digest(self.module)}
 
     def network(self, device: torch.device) -> Any:
         return self.module.to(device) if isinstance(self.module, nn.Module) else self.module

@@ -123,6 +123,8 @@ class ClipExtractor(Extractor):
                 return_tensors="pt",
             ).to(device)
             tokens.pop("token_type_ids", None)
+            if "siglip" in network.model.config.model_type:
+                tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
             out = network.model.get_text_features(**tokens)
         return (out if isinstance(out, Tensor) else out.pooler_output), sum(len(ids) > length for ids in whole)
 

@@ -81,16 +81,19 @@ class LpipsExtractor(Extractor):
 
         name, _, _, taps = _TRUNKS[self.net]
         path = find_weights(self.card, self.weights)
-        trunk = getattr(torchvision.models, name)(weights=None)
+        tensors = load_tensors(self.card, path)
+        features = {k.removeprefix("features."): v for k, v in tensors.items() if k.startswith("features.")}
+        with torch.device("meta"):
+            trunk = getattr(torchvision.models, name)(weights=None).features
         try:
-            trunk.load_state_dict(load_tensors(self.card, path))
+            trunk.load_state_dict(features, assign=True)
         except RuntimeError as error:
             raise WeightsMismatch(f"{path} does not fit torchvision's {name}: {shorten(str(error), 400)}") from error
         spec = importlib.util.find_spec("lpips")
         if spec is None or spec.origin is None:
             raise MissingExtra("LPIPS' linear layers come with the package `lpips`: pip install lpips")
         heads = load_tensors(self.card, Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth")
-        return _Trunk(trunk.features, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
+        return _Trunk(trunk, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
 
     def prepare(self, images: Tensor) -> Tensor:
         x = 2 * unit(images) - 1
