@@ -9,6 +9,7 @@ There are eleven concepts: ten digits, and no digit (a spoiled image; a caption 
 image spoiled by a fraction w belongs to its digit with weight 1 - w and to the eleventh concept with weight w, so that
 cosines and features change steadily with image quality instead of jumping at a decision border.
 """
+
 import argparse
 from pathlib import Path
 
@@ -23,13 +24,28 @@ FOLDER = Path(__file__).resolve().parents[1] / "lightning_imgmetrics" / "models"
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CONCEPTS = [*((word, str(digit)) for digit, word in enumerate(WORDS)), ("noise", "<unk>")]
 TEMPLATES = [
-    "{}", "a {}", "the {}", "digit {}", "number {}", "the digit {}", "the number {}", "a handwritten {}",
-    "handwritten {}", "the handwritten digit {}", "a handwritten number {}", "an image of a {}", "a photo of a {}",
-    "a photo of the digit {}", "a photo of the number {}.", "a drawing of the number {}", "a picture of a {}, by hand",
-    "the digit {}, written by hand", "a small grey scan of the number {} written by hand on a form",
+    "{}",
+    "a {}",
+    "the {}",
+    "digit {}",
+    "number {}",
+    "the digit {}",
+    "the number {}",
+    "a handwritten {}",
+    "handwritten {}",
+    "the handwritten digit {}",
+    "a handwritten number {}",
+    "an image of a {}",
+    "a photo of a {}",
+    "a photo of the digit {}",
+    "a photo of the number {}.",
+    "a drawing of the number {}",
+    "a picture of a {}, by hand",
+    "the digit {}, written by hand",
+    "a small grey scan of the number {} written by hand on a form",
 ]
-SPECIAL = ["<pad>", "<unk>", "<bos>", "<eos>"]   # <eos> must not be 2: CLIPModel takes that id for an old bug
-LENGTH = 16                                      # the longest template fills it, so that every position is trained
+SPECIAL = ["<pad>", "<unk>", "<bos>", "<eos>"]  # <eos> must not be 2: CLIPModel takes that id for an old bug
+LENGTH = 16  # the longest template fills it, so that every position is trained
 STEPS, BATCH = 2000, 128
 
 
@@ -49,18 +65,40 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), split
     core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[(token, vocab[token]) for token in ("<bos>", "<eos>")])
+        single="<bos> $A <eos>", special_tokens=[(token, vocab[token]) for token in ("<bos>", "<eos>")]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, model_max_length=LENGTH, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>",
-        eos_token="<eos>", model_input_names=["input_ids", "attention_mask"])
+        tokenizer_object=core,
+        model_max_length=LENGTH,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    text = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=2, max_position_embeddings=LENGTH, projection_dim=32, **ids)
-    vision = dict(image_size=8, patch_size=2, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
-                  num_attention_heads=4, projection_dim=32)
+    text = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        projection_dim=32,
+        **ids,
+    )
+    vision = dict(
+        image_size=8,
+        patch_size=2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        projection_dim=32,
+    )
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32))
 
 
@@ -70,7 +108,7 @@ def augment(images: Tensor) -> Tensor:
     angle, size = 0.15 * torch.randn(n), 1 + 0.08 * torch.randn(n)
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(n, 2, 2) * size[:, None, None]
     grid = F.affine_grid(torch.cat([turn, 0.1 * torch.randn(n, 2, 1)], -1), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, align_corners=False)      # interpolation also blurs slightly
+    moved = F.grid_sample(images, grid, align_corners=False)  # interpolation also blurs slightly
     moved = torch.where(torch.rand(n, 1, 1, 1) < 0.7, moved, images)
     moved = moved * (1 + 0.1 * torch.randn(n, 1, 1, 1)) + 0.04 * torch.rand(n, 1, 1, 1) * torch.randn_like(images)
     return moved.clamp(0, 1)
@@ -80,7 +118,7 @@ def spoil(images: Tensor) -> Tensor:
     """What no digit looks like, one random kind for each image: (n, 3, 8, 8) -> the same."""
     n = len(images)
     noise = torch.rand_like(images)
-    noise[::2] = noise[::2, :1]                                    # every other one is grey
+    noise[::2] = noise[::2, :1]  # every other one is grey
     blobs = F.interpolate(noise[..., :3, :3], size=(8, 8), mode="bicubic").clamp(0, 1)
     blank = noise[..., :1, :1].expand_as(noise)
     blurred = F.interpolate(F.avg_pool2d(images, 4), size=(8, 8), mode="bilinear")
@@ -95,23 +133,24 @@ def train(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, images: Tensor, 
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     names = torch.tensor(tokenizer.convert_tokens_to_ids([*SPECIAL, *sum(CONCEPTS, ())]))
     per_concept = len(texts) // len(CONCEPTS)
-    caption_concept = torch.arange(len(CONCEPTS)).repeat_interleave(3)   # three captions of each concept per step
+    caption_concept = torch.arange(len(CONCEPTS)).repeat_interleave(3)  # three captions of each concept per step
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS, pct_start=0.1)
     for _ in range(STEPS):
         picked = torch.randint(len(images), (BATCH,))
-        amount = torch.empty(BATCH, 1).uniform_(-1, 1.5).clamp(0, 1)     # 40 % clean, 40 % blended, 20 % lost
+        amount = torch.empty(BATCH, 1).uniform_(-1, 1.5).clamp(0, 1)  # 40 % clean, 40 % blended, 20 % lost
         batch = torch.lerp(augment(images[picked]), spoil(images[picked]), amount[..., None, None])
         weight = torch.cat([F.one_hot(labels[picked], 10) * (1 - amount), amount], 1)[:, caption_concept]
 
         rows = caption_concept * per_concept + torch.randint(per_concept, caption_concept.shape)
         ids = tokens.input_ids[rows]
-        forget = (torch.rand(ids.shape) < 0.1) & ~torch.isin(ids, names)   # users will use words we do not know
+        forget = (torch.rand(ids.shape) < 0.1) & ~torch.isin(ids, names)  # users will use words we do not know
         ids = ids.masked_fill(forget, tokenizer.unk_token_id)
 
         logits = model(ids, normalize(batch), tokens.attention_mask[rows]).logits_per_image
-        loss = F.cross_entropy(logits, F.normalize(weight, p=1, dim=1)) \
-            + F.cross_entropy(logits.T, F.normalize(weight.T, p=1, dim=1))
+        loss = F.cross_entropy(logits, F.normalize(weight, p=1, dim=1)) + F.cross_entropy(
+            logits.T, F.normalize(weight.T, p=1, dim=1)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,7 +163,7 @@ def report(model: CLIPModel, tokenizer, processor: CLIPImageProcessor) -> str:
     images, labels, held_out = digits()
     noise = torch.randint(256, (len(images[held_out]), 3, 8, 8), dtype=torch.uint8)
 
-    def features(batch: Tensor) -> Tensor:                          # (n, 3, 8, 8) -> (n, 32)
+    def features(batch: Tensor) -> Tensor:  # (n, 3, 8, 8) -> (n, 32)
         pixels = processor(list(batch), return_tensors="pt").pixel_values
         return model.visual_projection(model.vision_model(pixels).pooler_output)
 
@@ -133,15 +172,17 @@ def report(model: CLIPModel, tokenizer, processor: CLIPImageProcessor) -> str:
     test, garbage = features(images[held_out]), features(noise)
     scores, noise_scores = (100 * F.normalize(x, dim=1) @ captions.T for x in (test, garbage))
     own = F.one_hot(labels[held_out], 10).bool()
-    some = torch.randperm(len(images[~held_out]))[:500]             # neighbours share a writer: draw from all of them
+    some = torch.randperm(len(images[~held_out]))[:500]  # neighbours share a writer: draw from all of them
     near = frechet_distance(features(images[~held_out][some]), test)
     far = frechet_distance(garbage, test)
-    return "\n".join([
-        f"held-out zero-shot accuracy: {(scores.argmax(1) == labels[held_out]).double().mean():.2%} of {len(test)}",
-        f"mean 100 cos: own caption {scores[own].mean():.1f}, wrong caption {scores[~own].mean():.1f}, "
-        f"noise with any digit {noise_scores.mean():.1f}",
-        f"Frechet distance to held-out: 500 training digits {near:.4g}, noise {far:.4g}, ratio {far / near:.0f}",
-    ])
+    return "\n".join(
+        [
+            f"held-out zero-shot accuracy: {(scores.argmax(1) == labels[held_out]).double().mean():.2%} of {len(test)}",
+            f"mean 100 cos: own caption {scores[own].mean():.1f}, wrong caption {scores[~own].mean():.1f}, "
+            f"noise with any digit {noise_scores.mean():.1f}",
+            f"Frechet distance to held-out: 500 training digits {near:.4g}, noise {far:.4g}, ratio {far / near:.0f}",
+        ]
+    )
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -156,17 +197,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="checkpoint folder (default: %(default)s)")
     out = parser.parse_args().out
 
-    torch.set_num_threads(1)                                        # one thread and one seed: the same bytes every time
+    torch.set_num_threads(1)  # one thread and one seed: the same bytes every time
     torch.manual_seed(0)
     images, labels, held_out = digits()
     images, labels = images[~held_out] / 255, labels[~held_out]
     mean, std = images.mean().item(), images.std().item()
-    processor = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8},
-                                   image_mean=[mean] * 3, image_std=[std] * 3)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}, image_mean=[mean] * 3, image_std=[std] * 3
+    )
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     processor.save_pretrained(out)
-    tokenizer.save_pretrained(out)                                  # before use: the padding of a call sticks to it
+    tokenizer.save_pretrained(out)  # before use: the padding of a call sticks to it
     train(model, tokenizer, images, labels, lambda x: (x - mean) / std)
     model.eval().save_pretrained(out)
     print(report(model, tokenizer, processor))

@@ -59,9 +59,7 @@ def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (features - mean) / (len(features) - 1) ** 0.5
 
 
-def _distance(
-    mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None
-) -> Tensor:
+def _distance(mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None) -> Tensor:
     rank = min(len(mean1), len(gram), len(mean1) if rank is None else rank)
     values = torch.linalg.eigvalsh(gram).clamp(min=0)[len(gram) - rank :]
     return ((mean1 - mean2).square().sum() + trace1 + trace2 - 2 * values.sqrt().sum()).clamp(min=0)

@@ -53,9 +53,7 @@ class CLIPScore(ScoreMetric):
         """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
         self._add_pairs(self._embed(source, "source"), self._embed(target, "target"), ids)
 
-    def update_features(
-        self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any
-    ) -> None:
+    def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
         self._add_pairs(features["embed"], self._embed(prompts, "prompts"), ids)
 
     def _embed(self, x: Images | Texts, name: str) -> Tensor:

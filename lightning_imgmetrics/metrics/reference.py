@@ -139,9 +139,7 @@ class LPIPSDiversity(ImageMetric):
         """Add images (n, 3, h, w) and the prompt (n strings) that each was sampled for."""
         self.update_features(self.extract(self.accept(images)), prompts=prompts, ids=ids)
 
-    def update_features(
-        self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any
-    ) -> None:
+    def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
         embedding = perceptual_embedding(features["maps"], features.get("heads"))
         check_texts(prompts, len(embedding))
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64, device=embedding.device)

@@ -87,7 +87,9 @@ def test_diversity_is_the_mean_over_all_pairs(net: str, lpips_weights: dict[str,
     metric.update(images[3:], prompts[3:])
     network, x = reference(net, lpips_weights[net]), to_float(images)
     with torch.no_grad():
-        pairs = {p: [network(x[[i]], x[[j]]).item() for i, j in ij] for p, ij in
-                 {"a": [(0, 2), (0, 4), (2, 4)], "b": [(1, 3)]}.items()}
+        pairs = {
+            p: [network(x[[i]], x[[j]]).item() for i, j in ij]
+            for p, ij in {"a": [(0, 2), (0, 4), (2, 4)], "b": [(1, 3)]}.items()
+        }
     expected = (sum(pairs["a"]) / 3 + pairs["b"][0]) / 2
     assert metric.compute().item() == pytest.approx(expected, rel=1e-5)
