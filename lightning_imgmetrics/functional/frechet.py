@@ -6,6 +6,8 @@ F1 C2 F1ᵀ, which is symmetric: no complex root, no repair of one, and one fact
 
 from __future__ import annotations
 
+import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -26,8 +28,7 @@ def frechet_to_factor(
     `rank` bounds the rank of either covariance; n samples give n - 1, the eigenvalues beyond it are rounding noise.
     """
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
-    gram = factor1 @ cov2 @ factor1.mT
-    return _distance(mean1, factor1.square().sum(), mean2, cov2.trace(), (gram + gram.mT) / 2, rank)
+    return _distance(mean1, factor1.square().sum(), mean2, cov2.trace(), _congruence(factor1, cov2), rank)
 
 
 def frechet_of_factors(
@@ -61,5 +62,18 @@ def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distance(mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None) -> Tensor:
     rank = min(len(mean1), len(gram), len(mean1) if rank is None else rank)
-    values = torch.linalg.eigvalsh(gram).clamp(min=0)[len(gram) - rank :]
+    if gram.device.type == "cpu":
+        values = torch.from_numpy(scipy.linalg.eigh(gram.numpy(), eigvals_only=True, driver="evr", check_finite=False))
+    else:
+        values = torch.linalg.eigvalsh(gram)
+    values = values.clamp(min=0)[len(gram) - rank :]
     return ((mean1 - mean2).square().sum() + trace1 + trace2 - 2 * values.sqrt().sum()).clamp(min=0)
+
+
+def _congruence(factor: Tensor, cov: Tensor) -> Tensor:
+    """Lower triangle of factor cov factorᵀ; LAPACK takes a quarter of the work where the factor is triangular."""
+    square = len(factor) == len(cov) and cov.device.type == "cpu" and cov.dtype == torch.float64
+    if not square or factor.tril(-1).any():
+        return factor @ cov @ factor.mT
+    a, lower = (np.asfortranarray(x.numpy()) for x in (cov, factor.mT))
+    return torch.from_numpy(scipy.linalg.lapack.dsygst(a, lower, itype=2, lower=1)[0])
