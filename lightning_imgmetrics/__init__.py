@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from lightning_imgmetrics._version import __version__ as __version__
 
 # Where each public name lives; loaded when it is first used, so that importing the package costs nothing.
 _HOMES = {

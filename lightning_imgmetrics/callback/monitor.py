@@ -26,7 +26,8 @@ from lightning_imgmetrics.callback.schedule import Every
 from lightning_imgmetrics.callback.weights import borrowed, chosen_weights, find_averaging
 from lightning_imgmetrics.callback.writers import Writer, writers_of
 from lightning_imgmetrics.data.images import ImageBatches, Source
-from lightning_imgmetrics.errors import ShapeError, UnknownName
+from lightning_imgmetrics.data.prompts import read_prompts
+from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.result import Result
@@ -77,11 +78,12 @@ class ImageMetricsCallback(Callback):
             if number < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {number}")
         check_value_range(value_range)
-        self.suite = metrics if isinstance(metrics, MetricSuite) else MetricSuite(metrics, value_range=value_range)
+        self.suite = metrics if isinstance(metrics, MetricSuite) else MetricSuite(metrics)
+        self.suite.value_range = value_range
         self.sampler = sampler or module_sample
         accepted(self.sampler)
         self.reference = reference
-        self.prompts = _read_prompts(prompts)
+        self.prompts = read_prompts(prompts)
         self.num_samples, self.batch_size, self.every = num_samples, batch_size, Every.parse(every)
         self.seed, self.weights, self.prefix, self.media = seed, weights, prefix, media
         self.image_key, self.folder = image_key, folder
@@ -341,13 +343,3 @@ class ImageMetricsCallback(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         return time.perf_counter()
-
-
-def _read_prompts(prompts: Sequence[str] | str | Path | None) -> list[str] | None:
-    if prompts is None:
-        return None
-    if isinstance(prompts, str | Path):
-        prompts = [line for line in Path(prompts).read_text().splitlines() if line.strip()]
-    if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise ShapeError(f"`prompts` must be a list of at least one text, or a file with one per line, got {prompts!r}")
-    return list(prompts)

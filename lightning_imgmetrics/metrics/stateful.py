@@ -13,9 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_imgmetrics import __version__
 from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, world
 from lightning_imgmetrics._images import Images, as_images
+from lightning_imgmetrics._version import __version__
 from lightning_imgmetrics.errors import DuplicateSamples, ShapeError
 from lightning_imgmetrics.functional.intervals import mean_interval
 from lightning_imgmetrics.models.base import Extractor, Features
