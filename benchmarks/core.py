@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -132,6 +131,12 @@ class Rows(nn.Module):
         return x.flatten(1).float()[:, :D]
 
 
+def peak_memory() -> float:
+    """Peak resident memory of this process in MiB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def _sync_rank(rank: int, size: int, store: str, ours: bool, out: str) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance as Theirs
 
@@ -141,7 +146,8 @@ def _sync_rank(rank: int, size: int, store: str, ours: bool, out: str) -> None:
     for real in (True, False):
         metric.update(torch.randint(256, (32, 3, 26, 27), dtype=torch.uint8), real=real)
     dist.barrier()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
+    before = peak_memory()
     seconds = []
     for _ in range(3):
         dist.barrier()
@@ -150,8 +156,7 @@ def _sync_rank(rank: int, size: int, store: str, ours: bool, out: str) -> None:
         seconds.append(time.perf_counter() - start)
         metric.unsync()
     if rank == 0:
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        Path(out).write_text(f"{statistics.median(seconds)} {peak}")
+        Path(out).write_text(f"{statistics.median(seconds)} {peak_memory() - before}")
     dist.destroy_process_group()
 
 
@@ -202,12 +207,12 @@ def callback() -> Iterator[Row]:
         def configure_optimizers(self) -> None: ...
 
         def sample(self, ids: list[int]) -> Tensor:
-            return images[ids]
+            return images[[i % len(images) for i in ids]]
 
     images = torch.randint(256, (512, 3, 64, 64), dtype=torch.uint8)
     metrics = {"fd": FrechetDistance(), "diversity": LPIPSDiversity("digits-clip")}
     guest = ImageMetricsCallback(
-        metrics, reference=images[:64], prompts=["a", "b"], num_samples=512, batch_size=64, cache=False, progress=False
+        metrics, reference=images[:64], prompts=["a", "b"], num_samples=8192, batch_size=64, cache=False, progress=False
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -226,7 +231,13 @@ def callback() -> Iterator[Row]:
         guest.evaluate(trainer, module)
         total = time.perf_counter() - start
     work = guest.history[-1]["seconds"]["sampling"] + guest.history[-1]["seconds"]["networks"]
-    yield "callback, 512 images of 64 px: total; sampling and networks", f"{total:.2f} s", f"{work:.2f} s", "", ""
+    yield (
+        "callback, 8192 images of 64 px: all of an evaluation; sampling and networks",
+        f"{total:.2f} s",
+        f"{work:.2f} s",
+        "",
+        "",
+    )
     yield "- beyond sampling and networks", f"{100 * (total - work) / total:.1f} %", "", "", "< 5 %"
 
 

@@ -93,7 +93,8 @@ class LpipsExtractor(Extractor):
         if spec is None or spec.origin is None:
             raise MissingExtra("LPIPS' linear layers come with the package `lpips`: pip install lpips")
         heads = load_tensors(self.card, Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth")
-        return _Trunk(trunk, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
+        network = _Trunk(trunk, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
+        return network.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
         x = 2 * unit(images) - 1
@@ -105,7 +106,7 @@ class LpipsExtractor(Extractor):
         return x
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
-        return {"maps": network(x), "heads": list(network.heads)}
+        return {"maps": network(x.contiguous(memory_format=torch.channels_last)), "heads": list(network.heads)}
 
     def dim(self, layer: str) -> int:
         if self.image_size is None:
