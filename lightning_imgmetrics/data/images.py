@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class ImageBatches:
     def __iter__(self) -> Iterator[tuple[Sequence[int] | None, Tensor | list[Any]]]:
         source = self.source
         workers = 0
-        collate: Callable[[Any], Any] = self._list
+        collate: Callable[[Any], Any] = functools.partial(_pick_each, self.image_key)
         if isinstance(source, DataLoader):
             if isinstance(source.dataset, IterableDataset):
                 if self.world_size > 1:
@@ -66,11 +67,13 @@ class ImageBatches:
                     )
                 yield from ((None, pick(batch, self.image_key)) for batch in source)
                 return
-            workers, collate = source.num_workers, self._collated(source.collate_fn)
+            workers, collate = source.num_workers, functools.partial(_pick_batch, self.image_key, source.collate_fn)
             source = source.dataset
         elif isinstance(source, str | Path):
             source = ImageFolder(source)
-        batched = isinstance(source, list | tuple) and getattr(pick(source[0], self.image_key), "ndim", 0) == 4
+        batched = (
+            isinstance(source, list | tuple) and source and getattr(pick(source[0], self.image_key), "ndim", 0) == 4
+        )
         if isinstance(source, Tensor) or (hasattr(source, "__getitem__") and not batched):
             share = range(self.rank, len(source), self.world_size)  # type: ignore[arg-type]
             subset: Any = Subset(source, share)  # type: ignore[arg-type]
@@ -82,11 +85,13 @@ class ImageBatches:
             if i % self.world_size == self.rank:
                 yield None, pick(batch, self.image_key)
 
-    def _list(self, items: Sequence[Any]) -> list[Any]:
-        return [pick(item, self.image_key) for item in items]
 
-    def _collated(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda items: pick(collate(items), self.image_key)
+def _pick_each(key: int | str | None, items: Sequence[Any]) -> list[Any]:
+    return [pick(item, key) for item in items]
+
+
+def _pick_batch(key: int | str | None, collate: Callable[[Any], Any], items: Sequence[Any]) -> Any:
+    return pick(collate(items), key)
 
 
 def pick(item: Any, key: int | str | None = None) -> Any:
