@@ -18,7 +18,7 @@ _HOMES = {
     "result": ("Result", "Signature"),
     "callback.monitor": ("ImageMetricsCallback",),
     "callback.schedule": ("Every",),
-    "callback.sampler": ("ImageSampler", "PairedImages", "noise"),
+    "callback.sampler": ("ImageSampler", "PairedImages", "PairedSampler", "noise"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -34,6 +34,7 @@ __all__ = [
     "LearnedPerceptualImagePatchSimilarity",
     "MetricSuite",
     "PairedImages",
+    "PairedSampler",
     "Result",
     "Signature",
     "WinRate",
@@ -43,7 +44,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
-    from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, noise
+    from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
     from lightning_imgmetrics.metrics.alignment import CLIPScore, clip_score
     from lightning_imgmetrics.metrics.distribution import FrechetDistance, FrechetInceptionDistance

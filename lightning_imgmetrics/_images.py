@@ -37,6 +37,7 @@ def as_images(
 
 
 def check_value_range(value_range: tuple[float, float]) -> None:
+    """ValueRangeError unless (low, high) is a finite interval."""
     if not -math.inf < value_range[0] < value_range[1] < math.inf:
         raise ValueRangeError(f"`value_range` must be (low, high) with low < high, got {value_range}")
 

@@ -18,7 +18,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            torch.backends.cudnn.flags(
+                enabled=True,
+                allow_tf32=False,
+                deterministic=torch.backends.cudnn.deterministic,
+                benchmark=torch.backends.cudnn.benchmark,
+            ),
         ):
             yield
     finally:

@@ -74,6 +74,21 @@ class MetricSuite(MetricCollection):
         """
         batches, clamped = self._accept(images, "images")
         targets, clamped_targets = (None, 0) if target is None else self._accept(target, "target")
+        self.update_checked(batches, real=real, prompts=prompts, target=targets, ids=ids)
+        for _, m in (pair for group in self._by_network(real).values() for pair in group):
+            m.clamped += clamped + (clamped_targets if "target" in m.inputs else 0)
+
+    def update_checked(
+        self,
+        batches: list[Tensor],
+        *,
+        real: bool = False,
+        prompts: Sequence[str] | None = None,
+        target: list[Tensor] | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        """`update` with images that `as_images` has checked: lists of uint8 (k, 3, h, w)."""
+        targets = target
         n = sum(map(len, batches))
         groups = self._by_network(real)
         members = [(name, m) for group in groups.values() for name, m in group]
@@ -100,7 +115,9 @@ class MetricSuite(MetricCollection):
             for _, m in group:
                 pair = "target" in m.inputs
                 m.feed(features[extractor] if pair else alone, real=real, prompts=prompts, ids=ids)
-                m.clamped += clamped + (clamped_targets if pair else 0)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise TypeError("a MetricSuite has no value for one batch: call `update`, then `compute` or `results`")
 
     def update_reference(self, images: Images, *, ids: Ids | None = None) -> None:
         """Add reference images (n, 3, h, w)."""
@@ -189,7 +206,7 @@ class MetricSuite(MetricCollection):
         self._check_names(signatures)
         states: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, value in tensors.items():
-            name, state = key.split("/")
+            name, state = key.rsplit("/", 1)
             states[name][state] = value
         for name, m in self.named().items():
             Signature.parse(signatures[name]).require_like(m.signature())

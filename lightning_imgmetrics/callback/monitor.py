@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -27,7 +28,7 @@ from lightning_imgmetrics.callback.weights import borrowed, chosen_weights, find
 from lightning_imgmetrics.callback.writers import Writer, writers_of
 from lightning_imgmetrics.data.images import ImageBatches, Source
 from lightning_imgmetrics.data.prompts import read_prompts
-from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.errors import NotEnoughSamples, UnknownName
 from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.result import Result
@@ -44,9 +45,9 @@ class ImageMetricsCallback(Callback):
     distribution metrics; default the trainer's validation loader. `prompts`: texts or a file with one per line;
     sample i takes prompt i mod their number. `num_samples` in all, over all ranks; `every`: see `Every`.
     `weights`: "ema" or "raw"; "auto" takes those of `WeightAveraging` once it has averaged. `value_range` of float
-    samples and reference. `media`: how many samples go into the panel. `folder`: also write panels as PNG and
-    `results.jsonl`. `dry_run`: send two samples through everything during the sanity check. `gradients`: for samplers
-    that need them. Training is bitwise the same with and without the callback.
+    samples and reference, default [0, 1]. `media`: how many samples go into the panel. `folder`: also write panels as
+    PNG and `results.jsonl`. `dry_run`: send two samples through everything during the sanity check. `gradients`: for
+    samplers that need them. Training is bitwise the same with and without the callback.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ImageMetricsCallback(Callback):
         weights: str = "auto",
         prefix: str = "val",
         media: int = 16,
-        value_range: tuple[float, float] = (0.0, 1.0),
+        value_range: tuple[float, float] | None = None,
         image_key: int | str | None = None,
         folder: str | None = None,
         cache: bool = True,
@@ -77,9 +78,13 @@ class ImageMetricsCallback(Callback):
             least = int(name != "media")
             if number < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {number}")
-        check_value_range(value_range)
         self.suite = metrics if isinstance(metrics, MetricSuite) else MetricSuite(metrics)
-        self.suite.value_range = value_range
+        if value_range is not None:
+            self.suite.value_range = value_range
+        check_value_range(self.suite.value_range)
+        for name, m in self.suite.named().items():
+            if m.extractor is None:
+                raise ValueError(f"metric {name!r} does not measure images: it cannot be used here")
         self.sampler = sampler or module_sample
         accepted(self.sampler)
         self.reference = reference
@@ -87,7 +92,6 @@ class ImageMetricsCallback(Callback):
         self.num_samples, self.batch_size, self.every = num_samples, batch_size, Every.parse(every)
         self.seed, self.weights, self.prefix, self.media = seed, weights, prefix, media
         self.image_key, self.folder = image_key, folder
-        self.value_range = (float(value_range[0]), float(value_range[1]))
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._last: tuple[int, int] | None = None  # (step, epoch) of this fit's last evaluation
@@ -151,7 +155,8 @@ class ImageMetricsCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             if self.dry_run:
-                self._evaluate(trainer, pl_module, "on_validation_epoch_end", num_samples=2)
+                with suppress(NotEnoughSamples):  # two may be too few for a metric; all else has been tried
+                    self._evaluate(trainer, pl_module, "on_validation_epoch_end", num_samples=2)
                 self.suite.reset_generated()
             return
         alone = trainer.state.fn == "validate"
@@ -240,7 +245,13 @@ class ImageMetricsCallback(Callback):
         if any(isinstance(m, DistributionMetric) for m in self.suite.named().values()):
             source = self.reference
             if source is None:
+                if trainer.val_dataloaders is None and trainer.state.fn == "fit" and trainer.enable_validation:
+                    trainer.validating = True  # as Lightning does when the first epoch will validate
+                    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+                    trainer.training = True
                 loaders = trainer.val_dataloaders
+                if isinstance(loaders, Mapping):
+                    loaders = list(loaders.values())
                 source = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
             if source is None:
                 raise ValueError("`reference` is the trainer's validation loader by default, and it has none: pass one")
@@ -275,7 +286,7 @@ class ImageMetricsCallback(Callback):
                     ids or range(1),
                     self._prompts(ids or range(1)),
                     seed=self.seed,
-                    value_range=self.value_range,
+                    value_range=self.suite.value_range,
                 )
             sampled = self._clock(pl_module)
             advance()
@@ -283,9 +294,8 @@ class ImageMetricsCallback(Callback):
             if not ids:
                 continue
             singles = [image for batch in images for image in batch]
-            paired = targets and [image for batch in targets for image in batch]
             self.suite.count_clamped(clamped)
-            self.suite.update(singles, prompts=self._prompts(ids), target=paired, ids=ids)
+            self.suite.update_checked(images, prompts=self._prompts(ids), target=targets, ids=ids)
             shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
             seconds["networks"] += self._clock(pl_module) - sampled
         return shown

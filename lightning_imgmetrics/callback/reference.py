@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_imgmetrics._distributed import rendezvous, sum_, world
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
-from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples
+from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.metrics.base import DistributionMetric
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
     """
     rank, size = world()
     path = None
-    if cache and not isinstance(batches.source, Iterator):  # that could not be read twice
+    distances = [m for m in suite.named().values() if isinstance(m, DistributionMetric)]
+    identified = all(m.extractor is not None and m.extractor.identified for m in distances)
+    if cache and identified and not isinstance(batches.source, Iterator):  # that could not be read twice
         content = content_hash(batches, suite.value_range)
         if size > 1:
             rendezvous("hashing the reference", timeout=86400)
             sum_(content)
-        measures = sorted(str(m.signature()) for m in suite.named().values() if isinstance(m, DistributionMetric))
+        measures = sorted(str(m.signature()) for m in distances)
         names = ",".join(suite.named())
         key = hashlib.sha256(f"{content.tolist()}{names}{measures}".encode()).hexdigest()
         path = cache_folder() / f"{key[:32]}.safetensors"
@@ -59,7 +61,10 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
         raise NotEnoughSamples("the reference", int(total), 2, "distances compare two sets")
     suite.pool()
     if rank == 0 and path is not None:
-        suite.save(path, side="real")
+        try:
+            suite.save(path, side="real")
+        except OSError as error:  # a full disk must not end a training run
+            rank_zero_info(f"the reference could not be cached: {error}")
 
 
 def _loaded(suite: MetricSuite, path: Path) -> bool:
@@ -68,6 +73,6 @@ def _loaded(suite: MetricSuite, path: Path) -> bool:
         if path.is_file():
             suite.load(path)
             return True
-    except IncompatibleStates as error:
+    except (OSError, ValueError) as error:
         rank_zero_info(f"the cached reference is measured anew: {error}")
     return False

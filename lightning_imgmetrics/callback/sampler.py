@@ -51,6 +51,7 @@ def noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: t
 
 
 def generators_of(seed: int, ids: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per sample id, seeded by (seed, id)."""
     keys = (uniform_hash(torch.tensor(ids), seed) * 2**53).long().tolist()
     return [torch.Generator().manual_seed(key) for key in keys]
 
@@ -66,6 +67,11 @@ class PairedSampler:
         self.method = method
 
     def __call__(self, module: LightningModule, ids: list[int]) -> PairedImages:
+        size = len(self.dataset)  # type: ignore[arg-type]
+        if max(ids) >= size:
+            raise SamplerError(
+                f"`num_samples` must be at most the {size} items of the paired dataset, got id {max(ids)}"
+            )
         items = [self.dataset[i] for i in ids]
         pairs = [item if isinstance(item, tuple | list) else (item, item) for item in items]
         inputs, targets = (torch.stack([pair[k] for pair in pairs]).to(module.device) for k in (0, 1))

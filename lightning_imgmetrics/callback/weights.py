@@ -33,6 +33,7 @@ def borrowed(module: LightningModule, gradients: bool) -> Iterator[None]:
 
 
 def find_averaging(trainer: Trainer) -> WeightAveraging | None:
+    """The trainer's weight averaging, if it has one."""
     return next((c for c in _callbacks(trainer) if isinstance(c, WeightAveraging)), None)
 
 

@@ -142,8 +142,9 @@ class LPIPSDiversity(ImageMetric):
     def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
         embedding = perceptual_embedding(features["maps"], features.get("heads"))
         check_texts(prompts, len(embedding))
+        embedding = embedding.to(self._home, torch.float64)
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64, device=embedding.device)
-        self.absorb("prompt", torch.cat([keys, embedding.double()], 1), ids)
+        self.absorb("prompt", torch.cat([keys, embedding], 1), ids)
 
     def summarize(self) -> Summary:
         count, spread, _ = self.per_prompt.unpack(self.read("prompt"))

@@ -16,7 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, world
 from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._version import __version__
-from lightning_imgmetrics.errors import DuplicateSamples, ShapeError
+from lightning_imgmetrics.errors import DuplicateSamples, ShapeError, require
 from lightning_imgmetrics.functional.intervals import mean_interval
 from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.result import Result, Signature
@@ -116,6 +116,7 @@ class ImageMetric(Metric):
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot the current value, one given value or Result, or a history of them; returns (figure, axes)."""
+        require("matplotlib", "plot")
         results = val if isinstance(val, list | tuple) else [val]
         if val is not None:
             points = [torch.as_tensor(v.value if isinstance(v, Result) else v) for v in results]
@@ -142,8 +143,8 @@ class ImageMetric(Metric):
         else:
             self.add_state(name, state.empty(), dist_reduce_fx=state.merge)
         if not state.keyed:
-            # Sums cannot forget a sample. The newest batch therefore waits outside of them: what a DistributedSampler
-            # pads with comes last on its rank, and can still be dropped when all ranks have met.
+            # Sums cannot forget a sample. The newest one therefore waits outside of them: what a DistributedSampler
+            # pads with is the last of its rank, and can still be dropped when all ranks have met.
             self._add_table(f"{name}_ids", torch.zeros(0, dtype=torch.int64))
             self._add_table(f"{name}_late_ids", torch.zeros(0, dtype=torch.int64))
             self._add_table(f"{name}_late", torch.zeros(0, width, dtype=torch.float64))
@@ -157,8 +158,12 @@ class ImageMetric(Metric):
         self._settle(name)
         ids = self.check_ids(ids, len(rows))
         fresh = _unseen(ids, self.table(f"{name}_ids"))
-        self._append(f"{name}_late_ids", ids[fresh])
-        self._append(f"{name}_late", rows[fresh])
+        rows, ids = rows[fresh], ids[fresh]
+        if len(ids) > 1:
+            self._add(name, rows[:-1])
+            self._append(f"{name}_ids", ids[:-1])
+        self._append(f"{name}_late_ids", ids[-1:])
+        self._append(f"{name}_late", rows[-1:])
 
     def read(self, name: str) -> Tensor:
         """The state of a stream with every sample counted once; DuplicateSamples when that is no longer possible."""
@@ -178,7 +183,8 @@ class ImageMetric(Metric):
     def table(self, name: str) -> Tensor:
         """All rows of a table."""
         value = getattr(self, name)
-        parts = [self._blanks[name].to(self._home), *([value] if isinstance(value, Tensor) else value)]
+        parts = [self._blanks[name], *([value] if isinstance(value, Tensor) else value)]
+        parts = [part.to(self._home) for part in parts]
         return self._streams[name].merge(parts) if name in self._streams else torch.cat(parts)
 
     def check_ids(self, ids: Ids, n: int) -> Tensor:
@@ -232,6 +238,15 @@ class ImageMetric(Metric):
             getattr(self, f"{name}_late_ids").clear()
             getattr(self, f"{name}_late").clear()
 
+    def _settle_all_but_newest(self, name: str) -> None:
+        """After two states were joined, the newer of which comes last."""
+        tables = [getattr(self, f"{name}_{part}") for part in ("late_ids", "late")]
+        if len(tables[0]) > 1:
+            newest = [table.pop() for table in tables]
+            self._settle(name)
+            for table, rows in zip(tables, newest, strict=True):
+                table.append(rows)
+
     # What torchmetrics calls
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
@@ -239,7 +254,7 @@ class ImageMetric(Metric):
             super()._reduce_states(incoming_state)
             for name, state in self._streams.items():
                 if not state.keyed:
-                    self._settle(name)
+                    self._settle_all_but_newest(name)
             for name in self._blanks:
                 if len(getattr(self, name)) >= _PARTS:
                     setattr(self, name, [self.table(name)])

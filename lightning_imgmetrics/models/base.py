@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from lightning_imgmetrics._images import unit
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, ShapeError, WeightsMismatch
 
@@ -126,6 +127,7 @@ class Extractor(ABC):
     """
 
     card: ModelCard
+    identified: bool = True  # whether `signature` tells this network from every other, so that results may be cached
 
     @property
     @abstractmethod
@@ -176,7 +178,7 @@ class Extractor(ABC):
                 raise ShapeError(f"{self.card.name} needs images of one size in a batch, got {sizes}")
             features = self.run(network, torch.cat(prepared), layers)
         for layer, x in features.items():
-            if isinstance(x, Tensor) and not x.isfinite().all():
+            if not all(part.isfinite().all() for part in (x if isinstance(x, list) else [x])):
                 raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity at layer {layer!r}")
         return features
 
@@ -207,6 +209,10 @@ class CustomExtractor(Extractor):
     def key(self) -> Hashable:
         return self.module
 
+    @property
+    def identified(self) -> bool:  # type: ignore[override]
+        return isinstance(self.module, nn.Module)
+
     def signature(self) -> dict[str, str]:
         if not isinstance(self.module, nn.Module):
             return super().signature()
@@ -220,7 +226,7 @@ class CustomExtractor(Extractor):
 
     def prepare(self, images: Tensor) -> Tensor:
         if not self.maps:
-            return images
+            return unit(images) if self.floating else images
         return (images.float() / 127.5 - 1) if images.dtype == torch.uint8 else 2 * images - 1
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
+from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, offline, sha256
 
 DIGITS_CLIP = "digits-clip"
@@ -52,6 +52,10 @@ class ClipExtractor(Extractor):
     @property
     def key(self) -> Hashable:
         return "clip", self.model, self.revision
+
+    @property
+    def identified(self) -> bool:  # type: ignore[override]
+        return not callable(self.model)
 
     @property
     def path(self) -> str:
@@ -126,7 +130,10 @@ class ClipExtractor(Extractor):
             if "siglip" in network.model.config.model_type:
                 tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
             out = network.model.get_text_features(**tokens)
-        return (out if isinstance(out, Tensor) else out.pooler_output), sum(len(ids) > length for ids in whole)
+        embeddings = out if isinstance(out, Tensor) else out.pooler_output
+        if not embeddings.isfinite().all():
+            raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity for texts")
+        return embeddings, sum(len(ids) > length for ids in whole)
 
     def dim(self, layer: str) -> int:
         if layer not in ("embed", "maps"):
@@ -144,8 +151,9 @@ class ClipExtractor(Extractor):
         return (vision.num_hidden_layers + 1) * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
 
     def signature(self) -> dict[str, str]:
-        weights = Path(self.path) / "model.safetensors" if not callable(self.model) else Path()
-        digest = sha256(weights)[:8] if weights.is_file() else self.revision or "main"
+        folder = Path() if callable(self.model) else Path(self.path)
+        files = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin")) if folder != Path() else []
+        digest = "+".join(sha256(file)[:8] for file in files) or self.revision or "main"
         return {"network": self.card.name, "weights": digest, "resize": "processor"}
 
 

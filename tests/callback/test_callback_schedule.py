@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,11 @@ def test_construction_from_plain_values(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_construction_by_jsonargparse(monkeypatch: pytest.MonkeyPatch) -> None:
     jsonargparse = pytest.importorskip("jsonargparse")
-    parser = jsonargparse.ArgumentParser()
-    parser.add_class_arguments(ImageMetricsCallback, "callback")
-    parsed = parser.instantiate_classes(parser.parse_object({"callback": plain(monkeypatch)}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package's own deprecations
+        parser = jsonargparse.ArgumentParser()
+        parser.add_class_arguments(ImageMetricsCallback, "callback")
+        parsed = parser.instantiate_classes(parser.parse_object({"callback": plain(monkeypatch)}))
     assert isinstance(parsed.callback, ImageMetricsCallback)
     assert parsed.callback.every == Every(epochs=2)
 
