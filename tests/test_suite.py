@@ -406,3 +406,26 @@ def test_clones_are_independent() -> None:
     feed(clone, slice(10, N))
     assert suite.results()["lpips"].n == 10
     assert clone.results()["lpips"].n == N
+
+
+def test_a_float_module_gets_floats_from_a_suite() -> None:
+    """The suite quantizes; a module made for `normalize=True` still sees [0, 1], as it does alone."""
+
+    class Floats(nn.Module):
+        num_features = 3
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.is_floating_point()
+            assert x.max() <= 1
+            return x.mean((2, 3))
+
+    suite = MetricSuite({"fid": FrechetInceptionDistance(Floats(), normalize=True)})
+    images = random_images(4, 8)
+    suite.update_reference(images)
+    suite.update(images)
+    assert suite.results()["fid"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_a_suite_has_no_value_of_a_batch() -> None:
+    with pytest.raises(TypeError, match="call `update`"):
+        MetricSuite({"fd": FrechetDistance(TinyNet())})(random_images(2, 8))

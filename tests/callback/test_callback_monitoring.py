@@ -334,3 +334,11 @@ def test_other_validation_data_are_another_reference(tmp_path: Path, cache: bool
     run.validate(model, other, verbose=False)
     assert values(callback)[0] != values(alone)[0]
     assert values(callback)[1] == pytest.approx(values(alone)[0], rel=1e-9)
+
+
+def test_a_dry_run_with_too_few_samples_for_a_metric_goes_on(tmp_path: Path) -> None:
+    """Two samples of two prompts have no diversity; the training that follows has."""
+    metrics = {"diversity": LPIPSDiversity("digits-clip")}
+    callback = monitor(metrics, prompts=["a", "b"], dry_run=True)
+    trainer(tmp_path, callback, num_sanity_val_steps=1, max_epochs=1).fit(Painter(), *loaders())
+    assert len(values(callback, "diversity")) == 1
