@@ -229,7 +229,7 @@ class ImageMetric(Metric):
             parts[:] = [self.table(name)]
 
     def _settle(self, name: str) -> None:
-        """Let the batch that waited join the sums."""
+        """Let the samples that waited join the sums."""
         late_ids = self.table(f"{name}_late_ids")
         if len(late_ids):
             fresh = _unseen(late_ids, self.table(f"{name}_ids"))

@@ -445,3 +445,17 @@ def test_sampling_follows_the_trainer_and_measuring_does_not(tmp_path: Path) -> 
     images = torch.stack([kept[i] for i in range(12)])
     full = run("32-true", lambda ids: images[ids])
     assert half == full
+
+
+def test_more_samples_than_a_paired_dataset_has(tmp_path: Path) -> None:
+    from lightning_imgmetrics import PairedSampler
+
+    with pytest.raises(
+        SamplerError, match=r"`num_samples` must be at most the 24 items of the paired dataset, got id 2"
+    ):
+        PairedSampler(data(24))(Painter(), [3, 24])
+
+
+def test_a_metric_that_measures_no_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="metric 'win_rate' does not measure images"):
+        monitor(["win_rate"])
