@@ -9,7 +9,23 @@ from lightning_imgmetrics._version import __version__ as __version__
 
 # Where each public name lives; loaded when it is first used, so that importing the package costs nothing.
 _HOMES = {
-    "metrics.distribution": ("FrechetDistance", "FrechetInceptionDistance"),
+    "metrics.frechet": (
+        "FrechetDistance",
+        "FrechetInceptionDistance",
+        "FrechetInceptionDistanceInfinity",
+        "SpatialFrechetInceptionDistance",
+    ),
+    "metrics.conditional": ("IntraFrechetInceptionDistance",),
+    "metrics.kernel": ("CLIPMaximumMeanDiscrepancy", "KernelInceptionDistance"),
+    "metrics.entropy": ("InceptionScore", "VendiScore"),
+    "metrics.manifold": (
+        "Authenticity",
+        "DensityCoverage",
+        "MemorizationInformedFrechetInceptionDistance",
+        "PrecisionRecall",
+    ),
+    "metrics.likelihood": ("FeatureLikelihoodDivergence",),
+    "metrics.statistics": ("ReferenceStatistics",),
     "metrics.alignment": ("CLIPScore", "clip_score"),
     "metrics.reference": ("LearnedPerceptualImagePatchSimilarity", "LPIPSDiversity"),
     "metrics.human": ("WinRate",),
@@ -24,19 +40,32 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METRICS",
+    "Authenticity",
+    "CLIPMaximumMeanDiscrepancy",
     "CLIPScore",
+    "DensityCoverage",
     "Every",
+    "FeatureLikelihoodDivergence",
     "FrechetDistance",
     "FrechetInceptionDistance",
+    "FrechetInceptionDistanceInfinity",
     "ImageMetricsCallback",
     "ImageSampler",
+    "InceptionScore",
+    "IntraFrechetInceptionDistance",
+    "KernelInceptionDistance",
     "LPIPSDiversity",
     "LearnedPerceptualImagePatchSimilarity",
+    "MemorizationInformedFrechetInceptionDistance",
     "MetricSuite",
     "PairedImages",
     "PairedSampler",
+    "PrecisionRecall",
+    "ReferenceStatistics",
     "Result",
     "Signature",
+    "SpatialFrechetInceptionDistance",
+    "VendiScore",
     "WinRate",
     "clip_score",
     "noise",
@@ -47,9 +76,25 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
     from lightning_imgmetrics.metrics.alignment import CLIPScore, clip_score
-    from lightning_imgmetrics.metrics.distribution import FrechetDistance, FrechetInceptionDistance
+    from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
+    from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
+    from lightning_imgmetrics.metrics.frechet import (
+        FrechetDistance,
+        FrechetInceptionDistance,
+        FrechetInceptionDistanceInfinity,
+        SpatialFrechetInceptionDistance,
+    )
     from lightning_imgmetrics.metrics.human import WinRate
+    from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
+    from lightning_imgmetrics.metrics.likelihood import FeatureLikelihoodDivergence
+    from lightning_imgmetrics.metrics.manifold import (
+        Authenticity,
+        DensityCoverage,
+        MemorizationInformedFrechetInceptionDistance,
+        PrecisionRecall,
+    )
     from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+    from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
     from lightning_imgmetrics.metrics.table import METRICS
     from lightning_imgmetrics.result import Result, Signature
     from lightning_imgmetrics.suite import MetricSuite

@@ -65,6 +65,10 @@ class WeightsMismatch(ImgMetricsError, ValueError):
     """A weights file is not the one its card names, or does not fit the network."""
 
 
+class UnreadableImage(ImgMetricsError, ValueError):
+    """An image, or the folder, archive or array that holds it, cannot be read."""
+
+
 class SamplerError(ImgMetricsError, ValueError):
     """The image sampler returned something other than the images asked for."""
 

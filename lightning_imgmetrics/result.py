@@ -45,7 +45,8 @@ class Result:
     """One metric's value over `n` samples.
 
     `interval` is the 95 % confidence interval of `value` or None; `details` holds further figures such as
-    `standard_error`, `n_clamped` (pixels outside the declared range) or `truncated_fraction`.
+    `standard_error`, `n_clamped` (pixels outside the declared range) or `truncated_fraction`. `replicates` are the
+    values without each of some random parts of the samples (a delete-group jackknife), where one was asked for.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Result:
     interval: tuple[float, float] | None = None
     signature: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
+    replicates: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         interval = "" if self.interval is None else " [{:.4g}, {:.4g}]".format(*self.interval)
@@ -70,6 +72,7 @@ class Result:
         values = json.loads(text)
         if values["interval"] is not None:
             values["interval"] = tuple(values["interval"])
+        values["replicates"] = tuple(values.get("replicates", ()))
         return cls(**values)
 
     def difference(self, other: Result, *, force: bool = False) -> float:

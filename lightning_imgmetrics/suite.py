@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lightning_imgmetrics._images import Images, as_images, quantize
-from lightning_imgmetrics.errors import IncompatibleStates, ShapeError
-from lightning_imgmetrics.metrics.base import DistributionMetric, ScoreMetric
-from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, check_texts
+from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.shards import check_names, read_states, save_states
+from lightning_imgmetrics.metrics.stateful import ImageMetric, check_texts
+from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
+from lightning_imgmetrics.metrics.streams import Ids
 from lightning_imgmetrics.metrics.table import metric
 from lightning_imgmetrics.models.base import Extractor
-from lightning_imgmetrics.result import Result, Signature
+from lightning_imgmetrics.result import Result
 
 
 class MetricSuite(MetricCollection):
@@ -54,10 +55,22 @@ class MetricSuite(MetricCollection):
         super().__init__(members, compute_groups=False)
         self._order = list(members)  # the base class sorts
         self.value_range = value_range
+        self._share_streams()
 
     def named(self) -> dict[str, ImageMetric]:
         """name -> metric, in the order given."""
         return {name: self[name] for name in self._order}
+
+    def _share_streams(self) -> None:
+        """Metrics that keep the same of the same network (KID, precision, recall: all features) keep it once."""
+        kept: dict[tuple[object, ...], ImageMetric] = {}
+        for m in self.named().values():
+            if m._update_count:  # what it has seen, the others have not
+                continue
+            for name, stream in m._streams.items():
+                lender = kept.setdefault((m.extractor, name, stream), m) if stream.layer else m
+                if lender is not m:
+                    m.borrow(name, lender, name)
 
     def update(  # type: ignore[override]
         self,
@@ -66,15 +79,16 @@ class MetricSuite(MetricCollection):
         real: bool = False,
         prompts: Sequence[str] | None = None,
         target: Images | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         ids: Ids | None = None,
     ) -> None:
-        """Add generated images (n, 3, h, w), their prompts (n) and targets (n, 3, h, w) where a metric takes them.
+        """Add generated images (n, 3, h, w), and prompts (n), targets (n, 3, h, w), labels (n) for who takes them.
 
         With `real=True` the images go to the reference of the distribution metrics alone.
         """
         batches, clamped = self._accept(images, "images")
         targets, clamped_targets = (None, 0) if target is None else self._accept(target, "target")
-        self.update_checked(batches, real=real, prompts=prompts, target=targets, ids=ids)
+        self.update_checked(batches, real=real, prompts=prompts, target=targets, labels=labels, ids=ids)
         for _, m in (pair for group in self._by_network(real).values() for pair in group):
             m.clamped += clamped + (clamped_targets if "target" in m.inputs else 0)
 
@@ -85,6 +99,7 @@ class MetricSuite(MetricCollection):
         real: bool = False,
         prompts: Sequence[str] | None = None,
         target: list[Tensor] | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         ids: Ids | None = None,
     ) -> None:
         """`update` with images that `as_images` has checked: lists of uint8 (k, 3, h, w)."""
@@ -93,7 +108,7 @@ class MetricSuite(MetricCollection):
         groups = self._by_network(real)
         members = [(name, m) for group in groups.values() for name, m in group]
         # A batch is refused before any metric has taken a part of it.
-        given = {"real": real, "prompts": prompts, "target": targets}
+        given = {"real": real, "prompts": prompts, "target": targets, "labels": labels}
         for name, m in members:
             for field in m.inputs:
                 if given[field] is None:
@@ -102,6 +117,8 @@ class MetricSuite(MetricCollection):
             check_texts(prompts, n)
         if targets is not None and sum(map(len, targets)) != n:
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {n} images")
+        if labels is not None and len(labels) != n:
+            raise ShapeError(f"`labels` must hold one entry per image, got {len(labels)} for {n} images")
         if ids is not None and members:
             ids = members[0][1].check_ids(ids, n)
         device = self._device(batches[0])
@@ -114,18 +131,61 @@ class MetricSuite(MetricCollection):
             alone = {layer: _head(x, n) for layer, x in features[extractor].items()}
             for _, m in group:
                 pair = "target" in m.inputs
-                m.feed(features[extractor] if pair else alone, real=real, prompts=prompts, ids=ids)
+                m.feed(features[extractor] if pair else alone, real=real, prompts=prompts, labels=labels, ids=ids)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         raise TypeError("a MetricSuite has no value for one batch: call `update`, then `compute` or `results`")
 
-    def update_reference(self, images: Images, *, ids: Ids | None = None) -> None:
-        """Add reference images (n, 3, h, w)."""
-        self.update(images, real=True, ids=ids)
+    def update_reference(
+        self,
+        images: Images | ReferenceStatistics | str | os.PathLike[str],
+        *,
+        labels: Tensor | Sequence[int] | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        """Add reference images (n, 3, h, w); or take the reference from statistics, or from the path of a file of them.
+
+        Raises SignatureMismatch where they were measured in another way than a metric of this suite measures.
+        """
+        if isinstance(images, str | os.PathLike):
+            images = ReferenceStatistics.load(images)
+        if isinstance(images, ReferenceStatistics):
+            images.fill(self.named().values())
+        else:
+            self.update(images, real=True, labels=labels, ids=ids)
+
+    def reference(self, *, content: str = "") -> ReferenceStatistics:
+        """The reference side, to be saved; `content` identifies the images."""
+        return ReferenceStatistics.of(self.named().values(), content=content)
+
+    def compute(self) -> dict[str, Any]:
+        """name -> value; collective over ranks."""
+        with self._synced():
+            return super().compute()
 
     def results(self) -> dict[str, Result]:
         """name -> Result; collective over ranks, as `compute` is."""
-        return {name: replace(m.result(), name=name) for name, m in self.named().items()}
+        with self._synced():
+            return {name: replace(m.result(), name=name) for name, m in self.named().items()}
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """Every state synced once, also those that several metrics read, and what metrics compute shared."""
+        members = list(self.named().values())
+        flags = [(m, m._to_sync, m._should_unsync) for m in members if not m._is_synced]
+        try:
+            for m in members:
+                m._memo = members[0]._memo
+            for m, to_sync, _ in flags:
+                if to_sync and not m._is_synced:  # it may have been synced with a metric that reads it
+                    m.sync(dist_sync_fn=m.dist_sync_fn)
+                m._to_sync = m._should_unsync = False
+            yield
+        finally:
+            for m, to_sync, should_unsync in flags:
+                m._to_sync, m._should_unsync = to_sync, should_unsync
+                if m._is_synced:
+                    m.unsync()
 
     def scores(self) -> dict[str, dict[int, float]]:
         """name -> {sample id: score} of this rank, for the metrics that keep scores."""
@@ -136,7 +196,7 @@ class MetricSuite(MetricCollection):
     def reset_generated(self) -> None:
         """Forget the generated samples and keep the reference."""
         for m in self.named().values():
-            if isinstance(m, DistributionMetric):
+            if "real" in m.inputs:
                 kept, m.reset_real_features = m.reset_real_features, False
                 m.reset()
                 m.reset_real_features = kept
@@ -155,66 +215,38 @@ class MetricSuite(MetricCollection):
 
     # Save, load, merge
 
-    def save(self, path: str | os.PathLike[str], *, side: str | None = None) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, side: str | None = None, about: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the states of this rank and their signatures to one safetensors file, atomically.
 
-        `side="real"` writes the reference alone.
+        `side="real"` writes the reference alone; `about`, any JSON, comes back from `load`.
         """
-        tensors = {}
-        for name, m in self.named().items():
-            for state in _states(m, side):
-                value = m.table(state) if state in m._blanks else getattr(m, state)
-                tensors[f"{name}/{state}"] = value.contiguous().clone().cpu()
-        signatures = {name: str(m.signature()) for name, m in self.named().items()}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file(tensors, part, metadata={"signatures": json.dumps(signatures), "side": side or "all"})
-        os.replace(part, path)
+        save_states(self.named(), Path(path), side=side, about=about)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Replace the states that the file holds; SignatureMismatch or IncompatibleStates if they do not fit."""
-        for m, states in self._read(path):
-            for state, value in states.items():
+        states, about = read_states(self.named(), Path(path))
+        for name, m in self.named().items():
+            for state, value in states[name].items():
                 setattr(m, state, [value] if state in m._blanks else value)
             m._computed = None
             m._update_count = max(m._update_count, 1)
+        return about
 
     def merge(self, other: MetricSuite | str | os.PathLike[str]) -> None:
         """Add the states of another suite or of a saved one: shards evaluated apart, or an earlier part of a run."""
         if isinstance(other, MetricSuite):
             theirs = other.named()
-            self._check_names(theirs)
+            check_names(self.named(), theirs)
             for name, m in self.named().items():
                 m.merge_state(theirs[name])
             return
-        for m, states in self._read(other):
-            empty = m.clone()
-            empty.reset()
-            incoming = empty.metric_state | {k: [v] if k in m._blanks else v for k, v in states.items()}
-            m._update_count += 1
-            m.merge_state(incoming)
-
-    def _read(self, path: str | os.PathLike[str]) -> list[tuple[ImageMetric, dict[str, Tensor]]]:
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise IncompatibleStates(f"{path} is not a saved suite: {error}") from error
-        signatures = json.loads(metadata.get("signatures", "{}"))
-        self._check_names(signatures)
-        states: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in tensors.items():
-            name, state = key.rsplit("/", 1)
-            states[name][state] = value
+        states, _ = read_states(self.named(), Path(other))
         for name, m in self.named().items():
-            Signature.parse(signatures[name]).require_like(m.signature())
-        return [(m, {k: v.to(m._home) for k, v in states[name].items()}) for name, m in self.named().items()]
-
-    def _check_names(self, names: Iterable[str]) -> None:
-        if set(names) != set(self.named()):
-            raise IncompatibleStates(f"the other suite measures {sorted(names)}, this one {sorted(self.named())}")
+            empty: dict[str, Any] = {k: [] if isinstance(v, list) else v.clone() for k, v in m._defaults.items()}
+            m._update_count += 1
+            m.merge_state(empty | {k: [v] if k in m._blanks else v for k, v in states[name].items()})
 
     # Images
 
@@ -233,7 +265,7 @@ class MetricSuite(MetricCollection):
         """The metrics that take this batch, by the network that they share."""
         groups: dict[Extractor, list[tuple[str, ImageMetric]]] = defaultdict(list)
         for name, m in self.named().items():
-            if m.extractor is not None and (isinstance(m, DistributionMetric) or not real):
+            if m.extractor is not None and ("real" in m.inputs or not real):
                 groups[m.extractor].append((name, m))
         return groups
 
@@ -241,10 +273,6 @@ class MetricSuite(MetricCollection):
 def _key(m: ImageMetric) -> str:
     network = m.extractor.card.name.replace("-", "_") if m.extractor is not None else ""
     return f"fd_{network}" if m.name == "frechet_distance" else m.name
-
-
-def _states(m: ImageMetric, side: str | None) -> list[str]:
-    return [state for state in m._defaults if side is None or state == side or state.startswith(f"{side}_")]
 
 
 def _head(features: Any, n: int) -> Any:

@@ -1,52 +1,51 @@
-"""Batches of real images from a dataset, a loader, a folder or a tensor, shared out over ranks without padding."""
+"""Batches of images from anything that holds them, shared out over ranks without padding."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_imgmetrics._images import Images, as_images, quantize
-from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.data.decode import check_alpha
+from lightning_imgmetrics.data.open import open_images
+from lightning_imgmetrics.data.sources import GeneratedImages, ImageSource, as_tensor, pick
+from lightning_imgmetrics.errors import ShapeError, UnreadableImage
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Source = Tensor | Dataset | DataLoader | Iterable[Any] | str | Path
-_IMAGE_KEYS = ("image", "images", "pixel_values", "img")
+Batch = tuple[Sequence[int] | None, Tensor | list[Any]]
 
 
-class ImageFolder(Dataset):
-    """The images below a folder, sorted by path, upright by their EXIF tag, as RGB."""
+class Failure(NamedTuple):
+    """An image that could not be read."""
 
-    def __init__(self, folder: str | Path):
-        self.files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in EXTENSIONS)
-        if not self.files:
-            raise ShapeError(f"no image ({', '.join(EXTENSIONS)}) below {folder}")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Image.Image:
-        with Image.open(self.files[index]) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+    id: int
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class ImageBatches:
     """Iterates over (ids, images) of this rank's share of `source`; can be iterated again.
 
-    `image_key` finds the image in an item (a position or a key); by default the item itself, the first of a tuple, or
-    the entry "image", "images", "pixel_values" or "img" of a mapping. Of a batch, a list is taken as (images, ...) too,
-    so mixed sizes come from a dataset or a folder. Sample i of a map-style source has id i and
-    goes to rank i mod world size, whatever sampler its loader has; an iterable of batches has no ids (None).
+    Sample i of a map-style source (all that `open_images` takes, and the dataset of a loader, whatever its sampler) has
+    id i and goes to rank i mod world size; an iterable of batches has no ids (None). Images of one size come as one
+    tensor (k, 3, h, w), else as a list. `image_key`: see `pick`; of a batch, a list is taken as (images, ...).
+    `start` skips that many of this rank's batches without decoding them. Images that cannot be read are left out and
+    noted in `failures` (of the iteration under way, or the last); UnreadableImage once there are more than
+    `max_failed`: a number, or below 1 a share of the whole source. `num_workers` processes decode, each `prefetch`
+    batches ahead; a loader's own number is the default. `pin_memory` holds where there is CUDA. `alpha`: see `decode`.
     """
 
     source: Source
@@ -54,56 +53,170 @@ class ImageBatches:
     image_key: int | str | None = None
     rank: int = 0
     world_size: int = 1
+    _: KW_ONLY
+    num_workers: int = 0
+    prefetch: int | None = None
+    pin_memory: bool = False
+    start: int = 0
+    max_failed: int | float = 0
+    alpha: str = "drop"
+    failures: list[Failure] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def __iter__(self) -> Iterator[tuple[Sequence[int] | None, Tensor | list[Any]]]:
-        source = self.source
-        workers = 0
-        collate: Callable[[Any], Any] = functools.partial(_pick_each, self.image_key)
-        if isinstance(source, DataLoader):
-            if isinstance(source.dataset, IterableDataset):
-                if self.world_size > 1:
-                    raise ShapeError(
-                        "an iterable dataset cannot be shared out over ranks exactly: pass a map-style one or a folder"
-                    )
-                yield from ((None, pick(batch, self.image_key)) for batch in source)
-                return
-            workers, collate = source.num_workers, functools.partial(_pick_batch, self.image_key, source.collate_fn)
-            source = source.dataset
-        elif isinstance(source, str | Path):
-            source = ImageFolder(source)
-        batched = (
-            isinstance(source, list | tuple) and source and getattr(pick(source[0], self.image_key), "ndim", 0) == 4
-        )
-        if isinstance(source, Tensor) or (hasattr(source, "__getitem__") and not batched):
-            share = range(self.rank, len(source), self.world_size)  # type: ignore[arg-type]
-            subset: Any = Subset(source, share)  # type: ignore[arg-type]
-            loader = DataLoader(subset, self.batch_size, num_workers=workers, collate_fn=collate)
-            for start, images in zip(range(0, len(share), self.batch_size), loader, strict=True):
-                yield share[start : start + self.batch_size], images
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("start", 0), ("max_failed", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        if self.max_failed >= 1 and self.max_failed != int(self.max_failed):
+            raise ValueError(f"`max_failed` must be a whole number or a share below 1, got {self.max_failed}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"`rank` must lie in 0..{self.world_size - 1}, got {self.rank}")
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.failures.clear()
+        if self._images is None:
+            yield from islice(self._streamed(), self.start, None)
             return
-        for i, batch in enumerate(source):  # type: ignore[arg-type]
+        ids = range(self.rank, len(self._images), self.world_size)[self.start * self.batch_size :]
+        if isinstance(self._images, GeneratedImages):
+            for k in range(0, len(ids), self.batch_size):
+                some = ids[k : k + self.batch_size]
+                yield some, _stacked(self._images.generate(some))
+            return
+        loader = self._loader(self._images, ids)
+        for k, (read, failed, images) in zip(range(0, len(ids), self.batch_size), loader, strict=True):
+            some = ids[k : k + self.batch_size]
+            self._note([(some[i], reason) for i, reason in failed])
+            if read:
+                yield ([some[i] for i in read] if failed else some), images
+
+    @property
+    def total(self) -> int | None:
+        """How many images the source holds for all ranks together; None for an iterable of batches."""
+        return None if self._images is None else len(self._images)
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """The names of samples: the path in a folder or archive, else the id as text."""
+        source = self._images
+        return [str(i) if source is None else source.name(i) for i in ids]
+
+    @functools.cached_property
+    def _images(self) -> ImageSource | None:
+        """The source by index; None if it comes in batches."""
+        source: Any = self.source
+        if isinstance(source, DataLoader):
+            return None if isinstance(source.dataset, IterableDataset) else _Items(source.dataset)
+        if isinstance(source, list | tuple) and source:
+            if getattr(pick(source[0], self.image_key), "ndim", 0) == 4:
+                return None
+        elif isinstance(source, IterableDataset) or (
+            not isinstance(source, str | Path) and not hasattr(source, "__getitem__") and hasattr(source, "__iter__")
+        ):
+            return None
+        return open_images(source, alpha=self.alpha, image_key=self.image_key)
+
+    def _streamed(self) -> Iterator[Batch]:
+        """This rank's batches of a source without indices."""
+        source: Any = self.source
+        if isinstance(source, DataLoader | IterableDataset) and self.world_size > 1:
+            raise ShapeError(
+                "an iterable dataset cannot be shared out over ranks exactly: pass a map-style one or a folder"
+            )
+        if isinstance(source, IterableDataset):
+            collate = functools.partial(_decoded, self.image_key, self.alpha)
+            yield from ((None, x) for x in DataLoader(source, self.batch_size, collate_fn=collate, **self._workers()))
+            return
+        for i, batch in enumerate(source):
             if i % self.world_size == self.rank:
                 yield None, pick(batch, self.image_key)
 
+    def _loader(self, images: ImageSource, ids: range) -> Iterable[Any]:
+        collate: Callable[[Any], Any] = _stacked
+        if isinstance(self.source, DataLoader):
+            collate = functools.partial(_picked, self.image_key, self.source.collate_fn)
+        collate = functools.partial(_sorted_out, collate)
+        return DataLoader(_Guarded(images), self.batch_size, sampler=ids, collate_fn=collate, **self._workers())
 
-def _pick_each(key: int | str | None, items: Sequence[Any]) -> list[Any]:
-    return [pick(item, key) for item in items]
+    def _workers(self) -> dict[str, Any]:
+        given = self.source if isinstance(self.source, DataLoader) else None
+        number = self.num_workers or (given.num_workers if given is not None else 0)
+        options: dict[str, Any] = {
+            "num_workers": number,
+            "pin_memory": self.pin_memory and torch.cuda.is_available(),
+            "generator": torch.Generator(),  # else a loader takes the seed of its workers from the global one
+        }
+        if number:
+            options["prefetch_factor"] = self.prefetch
+            if given is not None:
+                kept = ("multiprocessing_context", "worker_init_fn", "timeout")
+                options |= {key: getattr(given, key) for key in kept}
+        return options
+
+    def _note(self, failed: list[tuple[int, str]]) -> None:
+        for i, reason in failed:
+            name = self.names([i])[0]
+            self.failures.append(Failure(i, name, reason.removeprefix(f"{name}: ")))
+        total = self.total or 0
+        allowed = math.floor(self.max_failed * total) if self.max_failed < 1 else int(self.max_failed)
+        count = len(self.failures)
+        if count > allowed:
+            first = "; ".join(f"{f.name!r} (id {f.id}): {f.reason}" for f in self.failures[:3])
+            more = "; ..." if count > 3 else ""
+            raise UnreadableImage(
+                f"{count} of {total} images could not be read, `max_failed` allows {allowed}: {first}{more}"
+            )
 
 
-def _pick_batch(key: int | str | None, collate: Callable[[Any], Any], items: Sequence[Any]) -> Any:
+class _Items(ImageSource):
+    """The items of a loader's dataset as they are, for its own collate function."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+class _Unread(NamedTuple):
+    reason: str
+
+
+class _Guarded(Dataset):
+    """Items of a dataset; for an image that cannot be read, why."""
+
+    def __init__(self, images: ImageSource):
+        self.images = images
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.images[index]
+        except (UnreadableImage, OSError, Image.DecompressionBombError) as error:  # users' datasets raise Pillow's
+            return _Unread(str(error) or type(error).__name__)
+
+
+def _sorted_out(collate: Callable[[Any], Any], items: Sequence[Any]) -> tuple[list[int], list[tuple[int, str]], Any]:
+    """Positions of the items that were read, (position, reason) of the others, and the images of the former."""
+    failed = [(i, item.reason) for i, item in enumerate(items) if isinstance(item, _Unread)]
+    read = [i for i, item in enumerate(items) if not isinstance(item, _Unread)]
+    return read, failed, collate([items[i] for i in read]) if read else None
+
+
+def _stacked(images: Any) -> Any:
+    """One tensor where all images are tensors of one shape and type."""
+    if isinstance(images, Tensor) or not all(isinstance(x, Tensor) for x in images):
+        return images
+    return torch.stack(list(images)) if len({(x.shape, x.dtype, x.device) for x in images}) == 1 else list(images)
+
+
+def _decoded(key: int | str | None, alpha: str, items: Sequence[Any]) -> Any:
+    return _stacked([as_tensor(pick(item, key), alpha=alpha, name="an image of the stream") for item in items])
+
+
+def _picked(key: int | str | None, collate: Callable[[Any], Any], items: Sequence[Any]) -> Any:
     return pick(collate(items), key)
-
-
-def pick(item: Any, key: int | str | None = None) -> Any:
-    """The image or images in an item or batch: see `ImageBatches`."""
-    if key is not None:
-        return item[key]
-    if isinstance(item, Mapping):
-        found = next((k for k in _IMAGE_KEYS if k in item), None)
-        if found is None:
-            raise ShapeError(f"no image under {_IMAGE_KEYS} in a batch with {sorted(item)}: name it with `image_key`")
-        return item[found]
-    return item[0] if isinstance(item, tuple | list) else item
 
 
 def content_hash(batches: Iterable[tuple[Any, Images]], value_range: tuple[float, float]) -> Tensor:

@@ -41,15 +41,32 @@ def frechet_of_factors(
     return _distance(mean1, factor1.square().sum(), mean2, factor2.square().sum(), gram, rank)
 
 
-def psd_factor(cov: Tensor) -> Tensor:
-    """F (r, d) with Fᵀ F = cov (d, d): Cholesky, or the eigenvectors above rounding noise when cov is singular."""
-    noise = cov.shape[-1] * torch.finfo(cov.dtype).eps  # relative size of an eigenvalue that rounding makes of 0
-    lower, failed = torch.linalg.cholesky_ex(cov)
-    if not failed and lower.diagonal().min() > noise**0.5 * lower.diagonal().max():
-        return lower.mT
+def psd_factor(cov: Tensor, *, rank: int | None = None) -> Tensor:
+    """F (r, d) with Fᵀ F = cov (d, d): Cholesky, or without what rounding left when cov is singular.
+
+    `rank` bounds the rank of cov, n - 1 for n samples: the steps of a pivoted Cholesky beyond it are not taken.
+    """
+    d = cov.shape[-1]
+    noise = d * torch.finfo(cov.dtype).eps  # relative size of an eigenvalue that rounding makes of 0
+    rank = d if rank is None else min(rank, d)
+    if rank == d:
+        lower, failed = torch.linalg.cholesky_ex(cov)
+        if not failed and lower.diagonal().min() > noise**0.5 * lower.diagonal().max():
+            return lower.mT
+    if rank < d // 2 and cov.dtype == torch.float64:
+        return _pivoted(cov, rank, noise)
     values, vectors = torch.linalg.eigh(cov)
     kept = values > values[-1].clamp(min=0) * noise
     return (vectors[:, kept] * values[kept].sqrt()).mT
+
+
+def _pivoted(cov: Tensor, rank: int, noise: float) -> Tensor:
+    """Pivoted Cholesky, which stops at the rank."""
+    upper, pivots, found, _ = scipy.linalg.lapack.dpstrf(cov.cpu().numpy(), tol=noise * float(cov.diagonal().max()))
+    rank = min(rank, int(found))
+    factor = np.zeros((rank, len(cov)))
+    factor[:, pivots - 1] = np.triu(upper)[:rank]
+    return torch.from_numpy(factor).to(cov.device)
 
 
 def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,92 @@
-"""Confidence intervals."""
+"""Confidence intervals and standard errors; plain numbers out."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from scipy.stats import t
+from torch import Tensor
+
+from lightning_imgmetrics._shapes import bind_shapes
+from lightning_imgmetrics.errors import NotEnoughSamples
 
 
 def mean_interval(mean: float, standard_error: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Student's t interval of a mean over n >= 2 independent samples, in the unit of `mean` (Student 1908)."""
     half = float(t.ppf((1 + confidence) / 2, n - 1)) * standard_error
     return mean - half, mean + half
+
+
+def jackknife(
+    value: float | Tensor,
+    leave_out: Tensor,
+    bias_correct: bool = True,
+    *,
+    sizes: Tensor | None = None,
+    total: int | None = None,
+) -> tuple[float, float]:
+    """Estimate and standard error of a statistic by leaving out one of g >= 2 groups of samples at a time.
+
+    `value` of all samples, `leave_out` (g,) without each group; both results are in their unit. Groups count as equal
+    (Shao & Wu 1989) or, with `sizes` (g,) > 0, as that many of `total` samples (default: their sum; Busing et al.
+    1999), which is the same where sizes are equal. `bias_correct=False` returns `value` itself with the error.
+    """
+    bind_shapes(leave_out=(leave_out, "g"))
+    left = _numbers(leave_out)
+    g = len(left)
+    if g < 2:
+        raise NotEnoughSamples("the jackknife", g, 2, "each value leaves out one group and keeps the others")
+    if sizes is None:
+        times = np.full(g, float(g))
+    else:
+        bind_shapes(leave_out=(leave_out, "g"), sizes=(sizes, "g"))
+        weights = _numbers(sizes)
+        times = (weights.sum() if total is None else total) / weights
+    estimate = g * float(value) - ((1 - 1 / times) * left).sum()
+    pseudo = times * float(value) - (times - 1) * left
+    error = float(np.sqrt(((pseudo - estimate) ** 2 / (times - 1)).mean()))
+    return (float(estimate) if bias_correct else float(value)), error
+
+
+def extrapolate(n: Tensor, values: Tensor) -> tuple[float, float]:
+    """Value at infinitely many samples and its standard error: least squares of values (m,) on 1 / n (m,).
+
+    For statistics with a bias proportional to 1 / n, such as FID (Chong & Forsyth 2020). The error takes the values
+    as independent; values of overlapping samples make it too small. Needs m >= 3 and two different n.
+    """
+    bind_shapes(n=(n, "m"), values=(values, "m"))
+    inverse, heights = 1 / _numbers(n), _numbers(values)
+    if len(inverse) < 3 or len(np.unique(inverse)) < 2:
+        raise NotEnoughSamples("the extrapolation", len(np.unique(inverse)), 3, "a line and its error need 3 values")
+    away, middle = inverse - inverse.mean(), inverse.mean()
+    slope = (away @ heights) / (away @ away)
+    intercept = heights.mean() - slope * middle
+    variance = ((heights - intercept - slope * inverse) ** 2).sum() / (len(inverse) - 2)
+    return float(intercept), float(np.sqrt(variance * (1 / len(inverse) + middle**2 / (away @ away))))
+
+
+def paired_bootstrap(
+    a: Tensor, b: Tensor, *, seed: int = 0, resamples: int = 10000, confidence: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Difference of the means of paired scores a (n,), b (n,), its percentile interval and two-sided p-value.
+
+    -> (mean a - mean b, low, high, p), n >= 2, p in (0, 1]: the share of resamples whose difference strays from the
+    observed one by at least as much as that strays from 0, itself counted (Efron & Tibshirani 1993).
+    """
+    bind_shapes(a=(a, "n"), b=(b, "n"))
+    difference = _numbers(a) - _numbers(b)
+    n = len(difference)
+    if n < 2:
+        raise NotEnoughSamples("the paired bootstrap", n, 2, "one pair shows no spread")
+    generator, rows = np.random.default_rng(seed), max(1, (1 << 20) // n)
+    counts = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    means = np.concatenate([difference[generator.integers(0, n, (count, n))].mean(1) for count in counts])
+    observed = difference.mean()
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    noise = 1e-12 * np.abs(difference).max()  # rounding must not tell equal deviations apart
+    extreme = (np.abs(means - observed) >= abs(observed) - noise).sum()
+    return float(observed), float(low), float(high), float((1 + extreme) / (1 + resamples))
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    return x.detach().to("cpu", torch.float64).numpy()

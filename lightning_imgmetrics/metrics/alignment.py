@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base import ScoreMetric
-from lightning_imgmetrics.metrics.stateful import Ids
+from lightning_imgmetrics.metrics.streams import Ids
 from lightning_imgmetrics.models.base import Features
 from lightning_imgmetrics.models.clip import ClipExtractor
 

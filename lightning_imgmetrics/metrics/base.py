@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,39 +11,54 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._shapes import bind_shapes
 from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
-from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, Summary
+from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary
+from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Extractor, Features
-from lightning_imgmetrics.states.base import State
 from lightning_imgmetrics.states.moments import Moments
 from lightning_imgmetrics.states.tables import Reservoir, Samples
 
 
 class DistributionMetric(ImageMetric):
-    """A comparison of two sets: `update(images, real=True)` for the reference, `real=False` for generated images."""
+    """A statistic of the features of generated images, or a comparison with those of a reference.
 
-    inputs = ("real",)
+    `fake` and `real` say what is kept of either side, by kind; the state is called `<side>_<kind>`. With two sides,
+    `update(images, real=True)` adds to the reference and `real=False` to the generated images.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("real",)
 
     def __init__(
-        self, extractor: Extractor, layer: str, state: State, *, reset_real_features: bool = True, **kwargs: Any
+        self,
+        extractor: Extractor,
+        fake: Mapping[str, Stream],
+        real: Mapping[str, Stream],
+        *,
+        reset_real_features: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not isinstance(reset_real_features, bool):
             raise ValueError("Argument `reset_real_features` expected to be a bool")
         self.extractor: Extractor | None = extractor
-        self.layers = (layer,)
+        self.layers = tuple(dict.fromkeys(stream.layer for stream in fake.values()))
         self.reset_real_features = reset_real_features
-        width = extractor.dim(layer)
-        self.add_stream("real", state, width)
-        self.add_stream("fake", state, width)
+        for side, streams in (("real", real), ("fake", fake)):
+            for kind, stream in streams.items():
+                self.add_stream(f"{side}_{kind}", stream)
 
     def update(self, images: Images, real: bool, ids: Ids | None = None) -> None:
         """Add images, (n, 3, h, w) uint8 or float in `value_range`, to the reference or to the generated set."""
         self.update_features(self.extract(self.accept(images)), real=real, ids=ids)
 
-    def update_features(self, features: Features, *, real: bool, ids: Ids | None = None, **_: Any) -> None:
+    def update_features(self, features: Features, *, real: bool = False, ids: Ids | None = None, **_: Any) -> None:
         if real not in (True, False):
             raise ValueError(f"`real` must be True for the reference or False for generated images, got {real!r}")
-        self.absorb("real" if real else "fake", features[self.layers[0]], ids)
+        for name in self.streams_of(real):
+            self.absorb(name, self._streams[name].vectors(features), ids)
+
+    def streams_of(self, real: bool) -> list[str]:
+        """The names of the streams of one side."""
+        return [name for name in self._streams if name.startswith("real_") == bool(real)]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """`update`, then the value over what this rank has seen so far; NaN while a set has fewer than 2 samples."""
@@ -78,15 +94,11 @@ class ScoreMetric(ImageMetric):
     def __init__(self, *, keep_scores: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.keep_scores = keep_scores
-        self.add_stream("score", Samples() if keep_scores else Moments(1), 1)
+        self.add_stream("score", Stream(Samples() if keep_scores else Moments(1), 1))
 
     def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
         """Add scores (n,)."""
-        rows = scores.to(self._home, torch.float64)[:, None]
-        if self.keep_scores:
-            keys = torch.full_like(rows, torch.nan) if ids is None else self.check_ids(ids, len(rows))[:, None].double()
-            rows = torch.cat([keys, rows], 1)
-        self.absorb("score", rows, ids)
+        self.absorb("score", scores[:, None], ids)
 
     def scores(self) -> tuple[Tensor, Tensor]:
         """(ids, scores) of this rank's samples sorted by id; NaN is the id of a sample that came without one."""
@@ -124,18 +136,17 @@ class PairwiseMetric(ImageMetric):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.add_stream("pairs", Reservoir(None, 3), 4)
+        self.add_stream("pairs", Stream(Reservoir(None, 3), 4))
 
     def update(self, a: Tensor, b: Tensor, outcome: Tensor, ids: Ids | None = None) -> None:
         """Add comparisons: contestants (n,) int and (n,) int, outcomes (n,) in {0, 0.5, 1}."""
         if any(torch.as_tensor(x).is_floating_point() for x in (a, b)):
             raise ValueRangeError("`a` and `b` must be integers that name contestants, got floats")
         a, b, outcome = (torch.as_tensor(x, device=self._home).double() for x in (a, b, outcome))
-        n = bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))["n"]
+        bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))
         if not torch.isin(outcome, outcome.new_tensor([0, 0.5, 1])).all():
             raise ValueRangeError(f"`outcome` must be 1, 0.5 or 0, got {outcome.unique().tolist()}")
-        keys = torch.full_like(a, torch.nan) if ids is None else self.check_ids(ids, n).double()
-        self.absorb("pairs", torch.stack([keys, a, b, outcome], 1), ids)
+        self.absorb("pairs", torch.stack([a, b, outcome], 1), ids)
 
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
         raise TypeError(f"{self.name} compares ratings, not images: call `update`")

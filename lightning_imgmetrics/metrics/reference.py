@@ -13,7 +13,8 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, UnknownName
 from lightning_imgmetrics.functional.perceptual import lpips_distance, perceptual_embedding
 from lightning_imgmetrics.metrics.base import ScoreMetric
-from lightning_imgmetrics.metrics.stateful import Ids, ImageMetric, Summary, check_texts
+from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, check_texts
+from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import CustomExtractor, Extractor, Features
 from lightning_imgmetrics.models.clip import DIGITS_CLIP, ClipExtractor
 from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
@@ -126,7 +127,7 @@ class LPIPSDiversity(ImageMetric):
         self.max_prompts = max_prompts
         self.extractor = perceptual_extractor(net_type, weights, image_size)
         self.per_prompt = Groups(max_prompts, self._length(image_size))
-        self.add_stream("prompt", self.per_prompt, 1 + self.per_prompt.d)
+        self.add_stream("prompt", Stream(self.per_prompt, 1 + self.per_prompt.d))
 
     def _length(self, image_size: int) -> int:
         if not isinstance(self.extractor, CustomExtractor):

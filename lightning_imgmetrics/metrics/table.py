@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.alignment import CLIPScore
-from lightning_imgmetrics.metrics.distribution import FrechetDistance, FrechetInceptionDistance
+from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
+from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
+from lightning_imgmetrics.metrics.frechet import (
+    FrechetDistance,
+    FrechetInceptionDistance,
+    FrechetInceptionDistanceInfinity,
+    SpatialFrechetInceptionDistance,
+)
 from lightning_imgmetrics.metrics.human import WinRate
+from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
+from lightning_imgmetrics.metrics.likelihood import FeatureLikelihoodDivergence
+from lightning_imgmetrics.metrics.manifold import (
+    Authenticity,
+    DensityCoverage,
+    MemorizationInformedFrechetInceptionDistance,
+    PrecisionRecall,
+)
 from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 
 METRICS: dict[str, Callable[..., ImageMetric]] = {
     "fid": FrechetInceptionDistance,
-    "fd_digits_clip": partial(FrechetDistance, "digits-clip"),
+    "sfid": SpatialFrechetInceptionDistance,
+    "fid_infinity": FrechetInceptionDistanceInfinity,
+    "intra_fid": IntraFrechetInceptionDistance,
+    "mifid": MemorizationInformedFrechetInceptionDistance,
+    "fd_dinov2": partial(FrechetDistance, "dinov2"),
     "fd_clip": partial(FrechetDistance, "openai/clip-vit-large-patch14"),
+    "clip_fid": partial(FrechetDistance, "openai/clip-vit-base-patch32"),
+    "fd_digits_clip": partial(FrechetDistance, "digits-clip"),
+    "kid": KernelInceptionDistance,
+    "cmmd": CLIPMaximumMeanDiscrepancy,
+    "inception_score": InceptionScore,
+    "precision": partial(PrecisionRecall, "precision"),
+    "recall": partial(PrecisionRecall, "recall"),
+    "density": partial(DensityCoverage, "density"),
+    "coverage": partial(DensityCoverage, "coverage"),
+    "authenticity": Authenticity,
+    "vendi": VendiScore,
+    "fld": FeatureLikelihoodDivergence,
     "clip_score": CLIPScore,
     "lpips": LearnedPerceptualImagePatchSimilarity,
     "lpips_diversity": LPIPSDiversity,
@@ -23,8 +56,21 @@ METRICS: dict[str, Callable[..., ImageMetric]] = {
 }
 
 
-def metric(key: str, **kwargs: object) -> ImageMetric:
+def metric(key: str, **kwargs: Any) -> ImageMetric:
     """The metric of a key; UnknownName lists the known ones."""
     if key not in METRICS:
         raise UnknownName("metric", key, METRICS)
     return METRICS[key](**kwargs)
+
+
+def arguments(key: str) -> dict[str, inspect.Parameter]:
+    """The constructor arguments of a key's metric, those of its base classes included."""
+    maker = METRICS[key]
+    maker = maker.func if isinstance(maker, partial) else maker
+    found: dict[str, inspect.Parameter] = {}
+    for base in maker.__mro__ if isinstance(maker, type) else ():
+        if issubclass(base, ImageMetric) and "__init__" in vars(base):
+            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
+                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
+                    found.setdefault(name, parameter)
+    return found

@@ -1,133 +1,48 @@
-"""Networks: what a metric holds (a frozen, hashable extractor), and where weights come from."""
+"""Networks: what a metric holds, a frozen and hashable extractor, and how it runs."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from lightning_imgmetrics._images import unit
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, ShapeError, WeightsMismatch
+from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, ShapeError, UnknownName
+from lightning_imgmetrics.models.weights import ModelCard, find_weights, local_weights, state_digest
 
 Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h, w) maps
 
-
-@dataclass(frozen=True)
-class ModelCard:
-    """Where a network's weights come from.
-
-    `sha256` may be the leading digits that the publisher puts into the file name. `file` is the name under which the
-    weights lie in `IMGMETRICS_WEIGHTS` or in torch's hub cache.
-    """
-
-    name: str
-    source: str
-    file: str = ""
-    sha256: str = ""
-    license: str = ""
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def find_weights(card: ModelCard, weights: str | None = None) -> Path:
-    """The weights file of `card`: `weights`, `IMGMETRICS_WEIGHTS`, torch's hub cache, download; checksums verified.
-
-    An explicit `weights` path is the caller's choice and is not compared with the card. One process per file system
-    downloads while the others wait for its lock, so ranks need no collective and a rank without data blocks nobody.
-    Raises MissingWeights (nothing found, offline) and WeightsMismatch (checksum).
-    """
-    if weights is not None:
-        path = Path(weights).expanduser()
-        if not path.is_file():
-            raise MissingWeights(f"`weights` for {card.name} must be an existing file, got {weights!r}")
-        return path
-    cache = Path(torch.hub.get_dir()) / "checkpoints" / card.file
-    folder = os.environ.get("IMGMETRICS_WEIGHTS")
-    for path in ([Path(folder).expanduser() / card.file] if folder else []) + [cache]:
-        if path.is_file():
-            return _verified(card, path)
-    try:
-        if offline():
-            raise OSError("HF_HUB_OFFLINE or IMGMETRICS_OFFLINE is set")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
-            if not cache.is_file():  # another process may have had the lock before
-                torch.hub.download_url_to_file(card.source, str(cache), hash_prefix=card.sha256, progress=False)
-    except RuntimeError as error:  # torch's word for an unlike checksum
-        raise WeightsMismatch(f"the download of {card.name} from {card.source} is damaged: {error}") from error
-    except OSError as error:
-        raise MissingWeights(
-            f"the weights of {card.name} are not on this machine and cannot be downloaded ({error}). Fetch"
-            f" {card.source} (sha256 {card.sha256}...) and put it at"
-            f" {Path(folder or '$IMGMETRICS_WEIGHTS') / card.file} or {cache}, or pass its path"
-        ) from error
-    return cache
-
-
-def offline() -> bool:
-    """Whether the environment forbids the network."""
-    return any(os.environ.get(k, "0") not in ("", "0") for k in ("HF_HUB_OFFLINE", "IMGMETRICS_OFFLINE"))
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(path: str, size: int, mtime: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read once while it does not change."""
-    stat = path.stat()
-    return _digest(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-def _state_digest(module: nn.Module) -> str:
-    """First digits of the sha256 of a module's parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, x in module.state_dict().items():
-        digest.update(name.encode() + x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
-
-
-def _verified(card: ModelCard, path: Path) -> Path:
-    found = sha256(path)
-    if not found.startswith(card.sha256):
-        raise WeightsMismatch(f"{path} is not {card.name}: sha256 must begin with {card.sha256}, got {found}")
-    return path
-
-
-def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
-    """A state dict from .pt, .pth or .safetensors; no code in the file is run."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
-
-
+@dataclass(frozen=True, kw_only=True)
 class Extractor(ABC):
     """A network and all that changes what it returns. Frozen and hashable: equal extractors share one pass.
 
     The network itself is loaded at the first use, once per process and device, and stays outside every module tree.
+    `dtype`: "float32", or "bfloat16" to run the network under autocast; images are prepared, and features come back, in
+    float32. `compiled`: torch.compile at the first use. Both are declared here; the trainer's precision has no say.
     """
 
-    card: ModelCard
-    identified: bool = True  # whether `signature` tells this network from every other, so that results may be cached
+    dtype: str = "float32"
+    compiled: bool = False
+
+    card: ClassVar[ModelCard]
+    default_layer: ClassVar[str] = "features"
+    identified: ClassVar[bool] = True  # whether `signature` tells this network from all others: results may be cached
+    compilable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise UnknownName("dtype", self.dtype, _DTYPES)
 
     @property
     @abstractmethod
@@ -144,14 +59,28 @@ class Extractor(ABC):
 
     @abstractmethod
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
-        """The features of network input x at each of `layers`."""
+        """The features of network input x at each of `layers`. May depend on `key`, not on the preprocessing."""
 
     @abstractmethod
     def dim(self, layer: str) -> int:
         """Length of the feature vectors of `layer`."""
 
+    def rules(self) -> dict[str, str]:
+        """Weights and preprocessing, for the signature."""
+        return {}
+
     def signature(self) -> dict[str, str]:
-        return {"network": self.card.name}
+        """Everything that changes the features: network, rules, and the dtype where it is not float32."""
+        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        return {"network": self.card.name, **self.rules(), **dtype}
+
+    def where(self) -> Path | None:
+        """The weights on this machine, a file or a folder, neither read nor fetched; None where they are absent."""
+        return None
+
+    def prefetch(self) -> Path:
+        """The weights, found or downloaded, and verified; MissingWeights or WeightsMismatch."""
+        raise MissingWeights(f"{self.card.name} is the caller's own network: there is nothing to fetch")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Extractor:
         return self  # cloning a metric does not clone its network
@@ -168,29 +97,88 @@ class Extractor(ABC):
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         """Features of the images of `batches`, in order: one pass for all `layers`, in declared precision.
 
-        Raises NonFiniteFeatures, and ShapeError where a network that does not resize gets images of unlike sizes.
+        Raises ShapeError where a network that does not resize gets images of unlike sizes, and on the CPU
+        NonFiniteFeatures. An accelerator would have to wait for that answer: there, the state is checked when read.
         """
         with full_precision(device):
             network = self.network(device)
-            prepared = [self.prepare(batch.to(device)) for batch in batches]
+            prepared = [self.prepare(_moved(batch, device)) for batch in batches]
             if len({x.shape[1:] for x in prepared}) > 1:
                 sizes = sorted({tuple(x.shape[2:]) for x in prepared})
                 raise ShapeError(f"{self.card.name} needs images of one size in a batch, got {sizes}")
-            features = self.run(network, torch.cat(prepared), layers)
-        for layer, x in features.items():
-            if not all(part.isfinite().all() for part in (x if isinstance(x, list) else [x])):
-                raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity at layer {layer!r}")
+            x = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
+            with self.autocast(device):
+                features = self._runner(network, device)(x, tuple(layers))
+        if self.dtype != "float32":
+            features = {k: [x.float() for x in v] if isinstance(v, list) else v.float() for k, v in features.items()}
+        if device.type == "cpu":
+            for layer, parts in features.items():
+                self.check_finite(parts, f"at layer {layer!r}")
         return features
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The declared dtype; to be entered inside `full_precision`."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+    def check_finite(self, features: Tensor | list[Tensor], what: str) -> None:
+        """NonFiniteFeatures unless all numbers are finite; reads one value back from the device."""
+        if not all(part.isfinite().all() for part in (features if isinstance(features, list) else [features])):
+            raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity {what}")
+
+    def _runner(self, network: Any, device: torch.device) -> Callable[[Tensor, tuple[str, ...]], Features]:
+        run = functools.partial(self.run, network)
+        if not (self.compiled and self.compilable):
+            return run
+        with _LOCK:
+            key = self.key, self.dtype, device
+            if key not in _COMPILED:
+                _COMPILED[key] = torch.compile(run)
+            return _COMPILED[key]
 
 
 _NETWORKS: dict[tuple[Hashable, torch.device], nn.Module] = {}
+_COMPILED: dict[tuple[Hashable, str, torch.device], Callable[[Tensor, tuple[str, ...]], Features]] = {}
 _LOCK = threading.RLock()
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and batch.device.type == "cpu":
+        return batch.pin_memory().to(device, non_blocking=True)  # the allocator keeps the pages until they are copied
+    return batch.to(device)
+
+
+def measured_deviation(
+    extractor: Extractor, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device
+) -> float:
+    """Largest relative deviation |x - y| / |y| over the rows of `layers` of one batch, x of `extractor` and y of its
+    float32, uncompiled twin; 0 for the twin itself."""
+    twin = replace(extractor, dtype="float32", compiled=False)
+    features, expected = (network(batches, layers, device) for network in (extractor, twin))
+    worst = 0.0
+    for layer in layers:
+        pairs = zip(*(x[layer] if isinstance(x[layer], list) else [x[layer]] for x in (features, expected)))
+        for x, y in pairs:
+            x, y = x.double().reshape(len(x), -1), y.double().reshape(len(y), -1)
+            worst = max(worst, float(((x - y).norm(dim=1) / y.norm(dim=1).clamp(min=1e-300)).max()))
+    return worst
+
+
+class FileExtractor(Extractor):
+    """An extractor whose weights are one file, which its card names; `weights` is a path in place of it."""
+
+    weights: str | None
+
+    def where(self) -> Path | None:
+        return local_weights(self.card, self.weights)
+
+    def prefetch(self) -> Path:
+        return find_weights(self.card, self.weights)
 
 
 @dataclass(frozen=True)
 class CustomExtractor(Extractor):
     """A user's own network: images as given, (n, c, h, w) -> (n, d). It is moved to the images' device and runs in
-    eval mode; its training flags are restored and its parameters left as they are.
+    eval mode, never compiled here; its training flags are restored and its parameters left as they are.
 
     `image_size` (c, h, w) is what a dummy pass uses to learn d where the module has no `num_features`.
     `maps=True` says that it returns a sequence of feature maps of images in [-1, 1] in place of vectors.
@@ -200,6 +188,7 @@ class CustomExtractor(Extractor):
     image_size: tuple[int, int, int] = (3, 299, 299)
     floating: bool = False
     maps: bool = False
+    compilable = False
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]
@@ -210,13 +199,15 @@ class CustomExtractor(Extractor):
         return self.module
 
     @property
+    def default_layer(self) -> str:  # type: ignore[override]
+        return "maps" if self.maps else "features"
+
+    @property
     def identified(self) -> bool:  # type: ignore[override]
         return isinstance(self.module, nn.Module)
 
-    def signature(self) -> dict[str, str]:
-        if not isinstance(self.module, nn.Module):
-            return super().signature()
-        return {**super().signature(), "weights": _state_digest(self.module)}
+    def rules(self) -> dict[str, str]:
+        return {"weights": state_digest(self.module)} if isinstance(self.module, nn.Module) else {}
 
     def network(self, device: torch.device) -> Any:
         return self.module.to(device) if isinstance(self.module, nn.Module) else self.module

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -14,10 +13,14 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, offline, sha256
+from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.models.base import Extractor, Features
+from lightning_imgmetrics.models.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.resize import bicubic_antialias_rounded, center_square, standardize
+from lightning_imgmetrics.models.weights import ModelCard
 
 DIGITS_CLIP = "digits-clip"
+_RESIZE = ("processor", "crop-bicubic")
 
 
 class _Clip(nn.Module):
@@ -33,74 +36,55 @@ class _Clip(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClipExtractor(Extractor):
+class ClipExtractor(PretrainedExtractor):
     """Image layers "embed" (the projected embedding, not normalized) and "maps" (hidden states); text by `embed_text`.
 
     `model`: "digits-clip", a checkpoint folder, a hub id, or a callable that returns (model, processor).
-    Images are quantized to 8 bits and go through the checkpoint's own image processor on their device.
+    Images are quantized to 8 bits and resized on their device: `resize="processor"` is the checkpoint's own image
+    processor, "crop-bicubic" the middle square, by PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024).
     """
 
     model: str | Callable[[], tuple[Any, Any]] = DIGITS_CLIP
-    revision: str | None = None
+    resize: str = "processor"
+    default_layer = "embed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize not in _RESIZE:
+            raise UnknownName("resize", self.resize, _RESIZE)
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]
         if callable(self.model):
             return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
-        return ModelCard(Path(self.model).name if Path(self.model).is_dir() else self.model, self.model)
-
-    @property
-    def key(self) -> Hashable:
-        return "clip", self.model, self.revision
+        return super().card
 
     @property
     def identified(self) -> bool:  # type: ignore[override]
         return not callable(self.model)
 
-    @property
-    def path(self) -> str:
-        """Folder or hub id to load from: an existing folder, then `IMGMETRICS_WEIGHTS`, then the hub."""
-        if self.model == DIGITS_CLIP:
-            return str(Path(__file__).parent / "digits_clip")
-        model = str(self.model)
-        folder = os.environ.get("IMGMETRICS_WEIGHTS")
-        if not Path(model).is_dir() and folder and (Path(folder).expanduser() / model).is_dir():
-            return str(Path(folder).expanduser() / model)
-        return model
+    def where(self) -> Path | None:
+        return None if callable(self.model) else super().where()
+
+    def prefetch(self) -> Path:
+        return Extractor.prefetch(self) if callable(self.model) else super().prefetch()
 
     def load(self) -> nn.Module:
         if callable(self.model):
             model, processor = self.model()
             return _Clip(model.float(), processor.tokenizer, processor.image_processor)
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+        from transformers import AutoImageProcessor, AutoTokenizer
 
-        model, loaded = self._pretrained(AutoModel, dtype=torch.float32, output_loading_info=True)
-        if unfit := {k: sorted(loaded[k]) for k in ("missing_keys", "mismatched_keys") if loaded[k]}:
-            raise WeightsMismatch(f"the checkpoint {self.model!r} does not fill its network: {unfit}")
-        return _Clip(model, self._pretrained(AutoTokenizer), self._pretrained(AutoImageProcessor))
-
-    def _pretrained(self, loader: Any, **kwargs: Any) -> Any:
-        from transformers.utils import logging
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # it would break up the trainer's own
-        try:
-            return loader.from_pretrained(
-                self.path, revision=self.revision or "main", local_files_only=offline(), **kwargs
-            )
-        except OSError as error:
-            raise MissingWeights(
-                f"the checkpoint {self.model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
-                f" ({str(error).splitlines()[0]}). Fetch https://huggingface.co/{self.model} (revision"
-                f" {self.revision or 'main'}) and put its files into $IMGMETRICS_WEIGHTS/{self.model}, or pass a folder"
-            ) from error
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        model = self.pretrained_model()
+        return _Clip(model, self.pretrained(AutoTokenizer), self.pretrained(AutoImageProcessor))
 
     def prepare(self, images: Tensor) -> Tensor:
-        processor = self.network(images.device).image_processor
-        pixels = processor(images=list(quantize(images)), return_tensors="pt")["pixel_values"]
+        network = self.network(images.device)
+        processor, images = network.image_processor, quantize(images)
+        if self.resize == "crop-bicubic":
+            x = bicubic_antialias_rounded(center_square(images).float(), network.model.config.vision_config.image_size)
+            return standardize(x / 255, processor.image_mean, processor.image_std)
+        pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels.to(images.device, torch.float32)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
@@ -115,7 +99,7 @@ class ClipExtractor(Extractor):
 
         The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place.
         """
-        with full_precision(device):
+        with full_precision(device), self.autocast(device):
             network = self.network(device)
             length = network.model.config.text_config.max_position_embeddings
             whole = network.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
@@ -130,31 +114,23 @@ class ClipExtractor(Extractor):
             if "siglip" in network.model.config.model_type:
                 tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
             out = network.model.get_text_features(**tokens)
-        embeddings = out if isinstance(out, Tensor) else out.pooler_output
-        if not embeddings.isfinite().all():
-            raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity for texts")
+        embeddings = (out if isinstance(out, Tensor) else out.pooler_output).float()
+        if device.type == "cpu":
+            self.check_finite(embeddings, "for texts")
         return embeddings, sum(len(ids) > length for ids in whole)
 
     def dim(self, layer: str) -> int:
         if layer not in ("embed", "maps"):
             raise UnknownName("layer", layer, ("embed", "maps"))
-        config: Any
-        if callable(self.model):
-            config = self.network(torch.device("cpu")).model.config
-        else:
-            from transformers import AutoConfig
-
-            config = self._pretrained(AutoConfig)
+        config = self.network(torch.device("cpu")).model.config if callable(self.model) else self.config()
         if layer == "embed":
             return int(getattr(config, "projection_dim", None) or config.vision_config.hidden_size)
         vision = config.vision_config
         return (vision.num_hidden_layers + 1) * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
 
-    def signature(self) -> dict[str, str]:
-        folder = Path() if callable(self.model) else Path(self.path)
-        files = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin")) if folder != Path() else []
-        digest = "+".join(sha256(file)[:8] for file in files) or self.revision or "main"
-        return {"network": self.card.name, "weights": digest, "resize": "processor"}
+    def rules(self) -> dict[str, str]:
+        weights = {"weights": self.revision or "main"} if callable(self.model) else super().rules()
+        return {**weights, "resize": self.resize}
 
 
 def _as_map(hidden: Tensor) -> Tensor:

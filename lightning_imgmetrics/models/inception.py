@@ -14,8 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, find_weights, load_tensors, sha256
+from lightning_imgmetrics.models.base import Features, FileExtractor
 from lightning_imgmetrics.models.resize import RESIZE
+from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, sha256
 
 INCEPTION = ModelCard(
     "inception-v3-2015",
@@ -24,20 +25,23 @@ INCEPTION = ModelCard(
     "6726825d",
     "Apache-2.0",
 )
-# The graph in the order of its layers; each stage ends where features are taken, averaged over positions.
+# The graph in the order of its layers; each stage ends where features are taken, averaged over positions. "sfid" is not
+# averaged: it is the first 7 of the 192 channels of Mixed_6d's 1x1 branch, which come first in what the block returns.
 _STAGES = {
     "64": ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
     "192": ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
-    "768": ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+    "sfid": ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d"),
+    "768": ("Mixed_6e",),
     "2048": ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
 }
-_DIMS = {"64": 64, "192": 192, "768": 768, "2048": 2048, "logits_unbiased": 1008, "logits": 1008}
+_DIMS = {"64": 64, "192": 192, "sfid": 2023, "768": 768, "2048": 2048, "logits_unbiased": 1008, "logits": 1008}
 
 
 @dataclass(frozen=True)
-class InceptionExtractor(Extractor):
-    """Layers "64", "192", "768", "2048", "logits_unbiased", "logits", all from one pass.
+class InceptionExtractor(FileExtractor):
+    """Layers "64", "192", "768", "2048", "logits_unbiased", "logits" and "sfid", all from one pass.
 
+    "sfid" is a 17 x 17 x 7 map flattened in the order (h, w, c), as in ADM's statistics files (Nash et al. 2021).
     `resize` names a rule of `models.resize`. `rounding`: how float images become 8-bit, "round" or "floor"
     (torchmetrics truncates). `scale`: "tf" is (x - 128) / 128, "unit" is x / 127.5 - 1 (pytorch-fid).
     """
@@ -47,6 +51,12 @@ class InceptionExtractor(Extractor):
     scale: str = "tf"
     weights: str | None = None
     card = INCEPTION
+    default_layer = "2048"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize not in RESIZE:
+            raise UnknownName("resize", self.resize, RESIZE)
 
     @property
     def key(self) -> Hashable:
@@ -80,8 +90,10 @@ class InceptionExtractor(Extractor):
         for name, stage in _STAGES.items():
             for block in stage:
                 x = network.get_submodule(block)(x)
-            if name in layers or name == "2048":
-                features[name] = x.mean((2, 3))
+            if name == "sfid" and name in layers:
+                features[name] = x[:, :7].permute(0, 2, 3, 1).flatten(1)
+            elif name in layers or name == "2048":
+                features[name] = x.float().mean((2, 3))
             if all(layer in features for layer in layers):
                 return {layer: features[layer] for layer in layers}
         features["logits_unbiased"] = features["2048"] @ network.fc.weight.mT
@@ -93,10 +105,9 @@ class InceptionExtractor(Extractor):
             raise UnknownName("layer", layer, _DIMS)
         return _DIMS[layer]
 
-    def signature(self) -> dict[str, str]:
+    def rules(self) -> dict[str, str]:
         weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
         return {
-            "network": self.card.name,
             "weights": weights,
             "resize": f"{self.resize}-299",
             "quantize": self.rounding,

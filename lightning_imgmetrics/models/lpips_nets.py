@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import unit
 from lightning_imgmetrics.errors import MissingExtra, ShapeError, UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base import Extractor, Features, ModelCard, find_weights, load_tensors, sha256
+from lightning_imgmetrics.models.base import Features, FileExtractor
+from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, sha256
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's name, its file, the digits of its sha256, and after which layers of `features` LPIPS looks.
@@ -52,7 +53,7 @@ class _Trunk(nn.Module):
 
 
 @dataclass(frozen=True)
-class LpipsExtractor(Extractor):
+class LpipsExtractor(FileExtractor):
     """Layers "maps" (one (n, c, h, w) per layer) and "heads" (one (c,) per layer) of LPIPS v0.1 (Zhang et al. 2018).
 
     `net`: "alex", "vgg" or "squeeze"; `weights`: a file in place of torchvision's ImageNet weights; `image_size`
@@ -62,8 +63,10 @@ class LpipsExtractor(Extractor):
     net: str = "alex"
     weights: str | None = None
     image_size: int | None = None
+    default_layer = "maps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.net not in _TRUNKS:
             raise UnknownName("net_type", self.net, _TRUNKS)
 
@@ -122,7 +125,7 @@ class LpipsExtractor(Extractor):
                 length += x.numel() if i in taps else 0
         return length
 
-    def signature(self) -> dict[str, str]:
+    def rules(self) -> dict[str, str]:
         weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
         size = {} if self.image_size is None else {"resize": f"bilinear-antialias-{self.image_size}"}
-        return {"network": self.card.name, "weights": weights, **size}
+        return {"weights": weights, **size}

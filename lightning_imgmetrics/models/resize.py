@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -27,7 +28,32 @@ def bilinear_antialias(x: Tensor, size: int) -> Tensor:
 
 def bicubic_antialias(x: Tensor, size: int) -> Tensor:
     """clean-fid: PIL's bicubic on float channels, clipped to 0..255 and not rounded again (Parmar et al. 2022)."""
-    return interpolate(x, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 255)
+    return bicubic_antialias_unclamped(x, size).clamp(0, 255)
+
+
+def bicubic_antialias_unclamped(x: Tensor, size: int) -> Tensor:
+    """EDM2's DINOv2: bicubic may overshoot 0..255, and that is kept (Karras et al. 2024)."""
+    return interpolate(x, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+
+
+def bicubic_antialias_rounded(x: Tensor, size: int) -> Tensor:
+    """PIL's bicubic on 8-bit images, which stores 8 bits after the rows and again after the columns: dgm-eval, CMMD."""
+    for shape in ((x.shape[2], size), (size, size)):
+        x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
+        x = (x + 0.5).floor().clamp(0, 255)
+    return x
+
+
+def center_square(x: Tensor) -> Tensor:
+    """The middle of images (n, c, h, w), as wide and high as their short side."""
+    side = min(x.shape[2:])
+    top, left = ((length - side) // 2 for length in x.shape[2:])
+    return x[:, :, top : top + side, left : left + side]
+
+
+def standardize(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(x - mean) / std by channel, of images (n, c, h, w) in [0, 1]; no tensor of constants waits for the device."""
+    return torch.stack([(x[:, i] - m) / s for i, (m, s) in enumerate(zip(mean, std, strict=True))], 1)
 
 
 RESIZE: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -35,4 +61,6 @@ RESIZE: dict[str, Callable[[Tensor, int], Tensor]] = {
     "bilinear": bilinear,
     "bilinear-antialias": bilinear_antialias,
     "bicubic-antialias": bicubic_antialias,
+    "bicubic-antialias-unclamped": bicubic_antialias_unclamped,
+    "bicubic-antialias-rounded": bicubic_antialias_rounded,
 }

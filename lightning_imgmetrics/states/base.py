@@ -11,14 +11,20 @@ from torch import Tensor
 class State(Protocol):
     """A summary with an algebra: `merge` is associative and commutative, and `empty()` is its identity.
 
-    `rows` is (n, w) float64: what one batch adds. A *table* is itself a tensor of rows (k, v) and k may differ between
-    ranks; any other state has a fixed shape. A *keyed* state recognizes a sample by its key and counts it once.
+    `rows` is what one batch adds, made by `rows` from vectors (n, w) and sample ids (n,). A *table* is itself a tensor
+    of rows and their number may differ between ranks; any other state has a fixed shape. A *keyed* state recognizes a
+    sample by its key and counts it once. A *host* state stays in host memory, whatever the device of its metric.
     """
 
     table: bool
     keyed: bool
+    host: bool = False
 
     def empty(self) -> Tensor: ...
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        """Vectors (n, w) with their ids (n,) int64, negative where a sample has none -> rows."""
+        return vectors
 
     def of(self, rows: Tensor) -> Tensor: ...
 

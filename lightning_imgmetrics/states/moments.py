@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.hash import uniform_hash
 
+UNKNOWN = 2.0**53  # count of a population given by its mean and covariance alone
 _BUCKET = 1 << 19  # float64 numbers a collective moves at once, 4 MiB
 
 
@@ -47,7 +49,7 @@ class Moments(State):
         count += n
         return state
 
-    def merge(self, parts: Sequence[Tensor]) -> Tensor:
+    def merge(self, parts: Sequence[Tensor] | Tensor) -> Tensor:
         count, mean, scatter = self.unpack(parts if isinstance(parts, Tensor) else torch.stack(list(parts)))
         total = count.sum()
         centre = (count / total.clamp(min=1)) @ mean
@@ -63,6 +65,71 @@ class Moments(State):
         """Sample covariance (d, d), ddof 1."""
         count, _, scatter = self.unpack(state)
         return scatter / (count - 1)
+
+    def pack(self, count: float, mean: Tensor, cov: Tensor) -> Tensor:
+        """The state of `count` >= 2 samples with this mean (d,) and sample covariance (d, d)."""
+        return torch.cat([mean.new_tensor([count]), mean, (cov * (count - 1)).flatten()]).double()
+
+    def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
+        """The moments that `reduce_moments` merges over ranks."""
+        return [(self, state)]
+
+
+@dataclass(frozen=True)
+class GroupedMoments(State):
+    """`Moments` of `groups` random parts of a stream, (groups, 1 + d + d*d): for intervals and extrapolation.
+
+    The hashed id of a sample decides its part. Rows are (part, vector of d); 8 d^2 bytes a part.
+    """
+
+    d: int
+    groups: int
+    table = False
+    keyed = False
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.d)
+
+    def empty(self) -> Tensor:
+        return self.moments.empty().repeat(self.groups, 1)
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        part = (uniform_hash(ids, seed=1) * self.groups).long()
+        return torch.cat([part[:, None].to(vectors), vectors], 1)
+
+    def of(self, rows: Tensor) -> Tensor:
+        return self.add(self.empty().to(rows.device), rows)
+
+    def add(self, state: Tensor, rows: Tensor) -> Tensor:
+        state = state.clone() if state.is_inference() else state
+        parts = rows[:, 0].long().cpu()
+        for part in parts.unique().tolist():
+            self.moments.add(state[part], rows[(parts == part).to(rows.device), 1:])
+        return state
+
+    def merge(self, parts: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack(list(parts))
+        return torch.stack([self.moments.merge(stacked[:, part]) for part in range(self.groups)])
+
+    def total(self, state: Tensor) -> Tensor:
+        """The moments of the whole stream."""
+        return self.moments.merge(state)
+
+    def leave_out(self, state: Tensor) -> Iterator[Tensor]:
+        """The moments of the stream without each part in turn."""
+        whole = self.total(state)
+        count, mean, scatter = self.moments.unpack(whole)
+        for part in state:
+            n, centre, spread = self.moments.unpack(part)
+            rest = count - n
+            gap = centre - mean
+            kept_mean = mean - gap * (n / rest)
+            kept = scatter - spread - torch.outer(gap, gap) * (n * count / rest)
+            yield torch.cat([rest[None], kept_mean, kept.flatten()])
+
+    def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
+        return [(self.moments, part) for part in state]
 
 
 def reduce_moments(states: Sequence[tuple[Moments, Tensor]], sum_: Callable[[Tensor], None]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.hash import uniform_hash
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Reservoir(State):
 
     def empty(self) -> Tensor:
         return torch.zeros(0, 1 + self.d, dtype=torch.float64)
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        keys = ids.double().where(ids >= 0, torch.nan)
+        return torch.cat([keys[:, None].to(vectors.device), vectors.double()], 1)
 
     def of(self, rows: Tensor) -> Tensor:
         return self.merge([rows])
@@ -79,3 +84,12 @@ class Groups(State):
     def unpack(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """count (k,), spread (k,), mean (k, d)."""
         return state[:, 1], state[:, 2], state[:, 3:]
+
+
+@dataclass(frozen=True)
+class Splits(Groups):
+    """`Groups` whose key is drawn from the hashed id: `size` random parts of a stream of vectors."""
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        part = (uniform_hash(ids, seed=2) * self.size).floor()
+        return torch.cat([part[:, None].to(vectors), vectors], 1)

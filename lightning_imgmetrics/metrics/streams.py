@@ -1,0 +1,304 @@
+"""A torchmetrics.Metric whose state is a set of mergeable streams: counted once, synced in few collectives, shared."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, world
+from lightning_imgmetrics.errors import DuplicateSamples, NonFiniteFeatures, ShapeError
+from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.moments import GroupedMoments, Moments, reduce_moments
+
+Ids = Tensor | Sequence[int]
+_MAX_ID = 1 << 53  # ids share float64 tables with scores
+_PARTS = 64  # batches a table collects before they are merged
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is kept of one flow of samples: `transform` of the features of `layer`, in `state`.
+
+    `width` is the length of a row. Streams of metrics that share a network, and are equal, are kept once by a suite.
+    """
+
+    state: State
+    width: int
+    layer: str = ""
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    def vectors(self, features: Any) -> Tensor:
+        x = features[self.layer]
+        return x if self.transform is None else self.transform(x)
+
+
+class StreamMetric(Metric):
+    """Registers streams (`add_stream`), feeds them (`absorb`) and reads them (`read`).
+
+    `ids` are global sample ids in [0, 2^53): samples with one id count once, wherever they were seen. States are
+    float64 on CPU and CUDA; MPS has none, there they stay on the CPU. Ids and feature banks stay in host memory.
+    """
+
+    name: str
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._streams: dict[str, Stream] = {}
+        self._blanks: dict[str, Tensor] = {}
+        self._anonymous: dict[str, int] = {}  # samples without an id, by stream
+        self._lenders: dict[str, tuple[StreamMetric, str]] = {}  # streams that another metric of the suite keeps
+        self._synced_lenders: list[StreamMetric] = []
+
+    def add_stream(self, name: str, stream: Stream) -> None:
+        """Register a stream."""
+        state = stream.state
+        self._streams[name] = stream
+        if state.table:
+            self._add_table(name, state.empty())
+        else:
+            self.add_state(name, state.empty(), dist_reduce_fx=state.merge)
+        if not state.keyed:
+            # Sums cannot forget a sample. The newest one therefore waits outside of them: what a DistributedSampler
+            # pads with is the last of its rank, and can still be dropped when all ranks have met.
+            self._add_table(f"{name}_ids", torch.zeros(0, dtype=torch.int64))
+            self._add_table(f"{name}_late_ids", torch.zeros(0, dtype=torch.int64))
+            self._add_table(f"{name}_late", torch.zeros(0, stream.width, dtype=torch.float64))
+
+    def borrow(self, name: str, lender: StreamMetric, theirs: str) -> None:
+        """Read the equal stream of another metric from now on, and keep none: as a suite does."""
+        self._lenders[name] = lender, theirs
+
+    def absorb(self, name: str, vectors: Tensor, ids: Ids | None = None) -> None:
+        """Add vectors (n, w) to a stream."""
+        if name in self._lenders:
+            return
+        state = self._streams[name].state
+        if ids is None:
+            seen = self._anonymous.get(name, 0)
+            self._anonymous[name] = seen + len(vectors)
+            checked = -1 - torch.arange(seen, seen + len(vectors))
+        else:
+            checked = self.check_ids(ids, len(vectors))
+        if not state.host:
+            vectors = vectors.to(self._home, torch.float64)
+        rows = state.rows(vectors, checked)
+        if ids is None or state.keyed:
+            self._add(name, rows)
+            return
+        self._settle(name)
+        fresh = _unseen(checked, self.table(f"{name}_ids"))
+        if not fresh.all():  # indexing with a mask would wait for the device
+            rows, checked = rows[fresh.to(rows.device)], checked[fresh]
+        if len(checked) > 1:
+            self._add(name, rows[:-1])
+            self._append(f"{name}_ids", checked[:-1])
+        self._append(f"{name}_late_ids", checked[-1:])
+        self._append(f"{name}_late", rows[-1:])
+
+    def read(self, name: str) -> Tensor:
+        """The state of a stream with every sample counted once; DuplicateSamples when that is no longer possible."""
+        if name in self._lenders:
+            lender, theirs = self._lenders[name]
+            return lender.read(theirs)
+        state = self._streams[name].state
+        value = self.table(name) if state.table else getattr(self, name)
+        if not state.keyed:
+            ids, late_ids = self.table(f"{name}_ids"), self.table(f"{name}_late_ids")
+            if len(ids.unique()) < len(ids):
+                raise DuplicateSamples(
+                    f"{self.name}: {len(ids) - len(ids.unique())} samples were counted on several ranks or in several"
+                    " states; give each rank its own share of the ids"
+                )
+            fresh = _unseen(late_ids, ids)
+            late = self.table(f"{name}_late")[fresh.to(self._home)]
+            value = state.add(value.clone(), late) if len(late) else value
+            if not value.isfinite().all():
+                raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for some images")
+        return value
+
+    def table(self, name: str) -> Tensor:
+        """All rows of a table."""
+        value = getattr(self, name)
+        parts = [self._blanks[name], *([value] if isinstance(value, Tensor) else value)]
+        parts = [part.to(self._place(name)) for part in parts if len(part)] or parts[:1]
+        if name not in self._streams:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        whole = self._streams[name].state.merge(parts)
+        if isinstance(value, list) and self._streams[name].state.host:
+            value[:] = [whole]  # a bank is large: the batches it came in are let go
+        return whole
+
+    def check_ids(self, ids: Ids, n: int) -> Tensor:
+        """Ids as int64 (n,) on the CPU; ValueError or ShapeError where they are not `n` of them."""
+        try:
+            ids = torch.as_tensor(ids, device="cpu")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`ids` must be integers, got {ids!r}") from error
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(f"`ids` must be integers, got {ids.dtype}")
+        ids = ids.long()
+        if ids.shape != (n,):
+            raise ShapeError(f"`ids` must be ({n},), one per sample, got shape {tuple(ids.shape)}")
+        if n and not 0 <= int(ids.min()) <= int(ids.max()) < _MAX_ID:
+            raise ValueError(f"`ids` must lie in [0, 2^53), got {int(ids.min())}..{int(ids.max())}")
+        return ids
+
+    def over_ranks(self, kernel: Callable[..., Any]) -> Any:
+        """`kernel(share=(rank, world size))`, summed over ranks: a tensor or a tuple of them, the same bits on each.
+
+        Only a synced metric has the same samples on every rank; another one does all of the work.
+        """
+        rank, size = world(self.process_group) if self._is_synced else (0, 1)
+        out = kernel(share=(rank, size))
+        if size > 1:
+            for part in out if isinstance(out, tuple) else (out,):
+                sum_(part, self.process_group)
+        return out
+
+    @property
+    def _home(self) -> torch.device:
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    def _place(self, name: str) -> torch.device:
+        return torch.device("cpu") if name in self._hosted else self._home
+
+    @property
+    def _hosted(self) -> list[str]:
+        banks = [name for name, stream in self._streams.items() if stream.state.host]
+        return banks + [name for name in self._blanks if name.endswith("_ids")]
+
+    def add_state(self, name: str, default: Any, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics'; a metric made inside inference mode can be updated outside of it."""
+        with torch.inference_mode(False):
+            super().add_state(name, default.clone() if isinstance(default, Tensor) else default, *args, **kwargs)
+
+    def _add_table(self, name: str, blank: Tensor) -> None:
+        self._blanks[name] = blank
+        self.add_state(name, [], dist_reduce_fx="cat")
+
+    def _add(self, name: str, rows: Tensor) -> None:
+        state = self._streams[name].state
+        if state.table:
+            self._append(name, rows if state.host else state.of(rows))
+        else:
+            setattr(self, name, state.add(getattr(self, name), rows))
+
+    def _append(self, name: str, rows: Tensor) -> None:
+        parts = getattr(self, name)
+        parts.append(rows)
+        if self._due(name, parts):
+            parts[:] = [self.table(name)]
+        elif name in self._hosted and sum(part.device.type != "cpu" for part in parts) >= _PARTS:
+            parts[:] = [part.cpu() for part in parts]  # seldom, as each copy waits for the device
+
+    def _due(self, name: str, parts: list[Tensor]) -> bool:
+        """Whether the parts of a table should be merged: often enough to bound it, seldom enough to cost nothing."""
+        state = self._streams[name].state if name in self._streams else None
+        if state is not None and state.host:  # merging copies the whole bank
+            size = getattr(state, "size", None)
+            return size is not None and sum(map(len, parts)) >= 2 * max(size, 256)
+        return len(parts) >= _PARTS or (state is not None and parts[-1].numel() > 1 << 20)
+
+    def _settle(self, name: str) -> None:
+        """Let the samples that waited join the sums."""
+        late_ids = self.table(f"{name}_late_ids")
+        if len(late_ids):
+            fresh = _unseen(late_ids, self.table(f"{name}_ids"))
+            late = self.table(f"{name}_late")
+            self._add(name, late if fresh.all() else late[fresh.to(late.device)])
+            self._append(f"{name}_ids", late_ids[fresh])
+            getattr(self, f"{name}_late_ids").clear()
+            getattr(self, f"{name}_late").clear()
+
+    def _settle_all_but_newest(self, name: str) -> None:
+        """After two states were joined, the newer of which comes last."""
+        tables = [getattr(self, f"{name}_{part}") for part in ("late_ids", "late")]
+        if len(tables[0]) > 1:
+            newest = [table.pop() for table in tables]
+            self._settle(name)
+            for table, rows in zip(tables, newest, strict=True):
+                table.append(rows)
+
+    # What torchmetrics calls
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        with torch.inference_mode(False):
+            super()._reduce_states(incoming_state)
+            for name, stream in self._streams.items():
+                if not stream.state.keyed:
+                    self._settle_all_but_newest(name)
+            for name in self._blanks:
+                if self._due(name, [*getattr(self, name), self._blanks[name]]):
+                    setattr(self, name, [self.table(name)])
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics'; the metrics whose streams this one reads are synced with it."""
+        super().sync(*args, **kwargs)
+        if self._is_synced:
+            for lender, _ in self._lenders.values():
+                if not lender._is_synced:
+                    lender.sync(*args, **kwargs)
+                    self._synced_lenders.append(lender)
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        super().unsync(should_unsync)
+        if should_unsync:
+            while self._synced_lenders:
+                self._synced_lenders.pop().unsync()
+
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
+        with torch.inference_mode(False):
+            for name in self._blanks:  # a rank without data must still bring rows of the right shape and type
+                setattr(self, name, [self.table(name)])
+            if dist_sync_fn is not gather_all_tensors:
+                super()._sync_dist(dist_sync_fn, process_group)
+                return
+            group = process_group or self.process_group
+            rendezvous(f"{type(self).__name__}.compute()", group)
+            reduce = functools.partial(sum_, group=group)
+            for name, rows in zip(self._blanks, gather_rows([self.table(n) for n in self._blanks], group), strict=True):
+                setattr(self, name, [rows])
+            sums = [name for name in self._defaults if name not in self._blanks and name not in self._streams]
+            flat = torch.stack([getattr(self, name) for name in sums])
+            reduce(flat)
+            for name, value in zip(sums, flat, strict=True):
+                setattr(self, name, value)
+            states = [(stream.state, getattr(self, name)) for name, stream in self._streams.items()]
+            moments = [pair for s, x in states if isinstance(s, Moments | GroupedMoments) for pair in s.split(x)]
+            if moments:
+                reduce_moments(moments, reduce)
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        # What a sync replaces: sums change in place, the batches of a table never do.
+        with torch.inference_mode(False):
+            values = {name: getattr(self, name) for name in self._defaults}
+            return {k: v.detach().clone() if isinstance(v, Tensor) else list(v) for k, v in values.items()}
+
+    def reset(self) -> None:
+        with torch.inference_mode(False):
+            super().reset()
+        self._anonymous.clear()
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> StreamMetric:
+        """States move between devices and never change their dtype."""
+        device = fn(torch.zeros(0, device=self.device)).device
+        if device.type == "mps":
+            self._device = device
+            return self
+        super()._apply(lambda x: x.to(device), [*exclude_state, *self._hosted])
+        return self
+
+
+def _unseen(ids: Tensor, seen: Tensor) -> Tensor:
+    """Mask of the first occurrence of each id (n,) that is not in `seen` (m,)."""
+    order = ids.argsort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[order[1:]] = ids[order[1:]] != ids[order[:-1]]
+    return first & ~torch.isin(ids, seen)

@@ -1,0 +1,138 @@
+"""Networks that are checkpoints of transformers: where they lie, how they are loaded, what is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from string import hexdigits
+from typing import Any
+
+import torch
+
+from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
+from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.models.weights import ModelCard, offline, sha256
+
+_EMBEDDED = {"digits-clip": Path(__file__).parent / "digits_clip"}
+_LICENSES = {"digits-clip": "Apache-2.0", "openai/clip-": "MIT", "facebook/dinov2-": "Apache-2.0"}  # by prefix
+
+
+@dataclass(frozen=True)
+class PretrainedExtractor(Extractor):
+    """A checkpoint folder, a name below `IMGMETRICS_WEIGHTS`, or a hub id at `revision`.
+
+    Nothing is asked of the hub where the environment says offline. The signature carries the digest of the weights
+    files once they are on this machine, and the revision before.
+    """
+
+    model: Any
+    revision: str | None = None
+
+    @property
+    def card(self) -> ModelCard:  # type: ignore[override]
+        model = str(self.model)
+        if Path(model).is_dir():
+            return ModelCard(Path(model).name, model)
+        source = "lightning_imgmetrics" if model in _EMBEDDED else f"https://huggingface.co/{model}"
+        known = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
+        return ModelCard(model, source, license=next(known, ""))
+
+    @property
+    def key(self) -> Hashable:
+        return type(self).__name__, self.model, self.revision
+
+    @property
+    def path(self) -> str:
+        """Folder or hub id to load from: an existing folder, then `IMGMETRICS_WEIGHTS`, then the hub."""
+        return checkpoint_path(self.model)
+
+    def where(self) -> Path | None:
+        folder = checkpoint_folder(self.model, self.revision)
+        return folder if folder and weights_files(folder) else None
+
+    def prefetch(self) -> Path:
+        self.load()
+        folder = self.where()
+        if folder is None:
+            raise MissingWeights(f"the checkpoint {self.model!r} was loaded and is not in the hub cache")
+        for file in weights_files(folder):
+            digest = file.resolve().name  # the hub cache keeps a large file under its sha256
+            if len(digest) == 64 and set(digest) <= set(hexdigits) and sha256(file) != digest:
+                raise WeightsMismatch(f"{file} is damaged: sha256 must be {digest}, got {sha256(file)}")
+        return folder
+
+    def pretrained(self, loader: Any, **kwargs: Any) -> Any:
+        """`loader.from_pretrained` of this checkpoint; MissingWeights, or WeightsMismatch where it cannot be read."""
+        from safetensors import SafetensorError
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # it would break up the trainer's own
+        try:
+            return loader.from_pretrained(
+                self.path, revision=self.revision or "main", local_files_only=offline(), **kwargs
+            )
+        except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if self.where() is not None or not isinstance(error, OSError):
+                raise WeightsMismatch(f"the checkpoint {self.model!r} cannot be read: {reason}") from error
+            raise MissingWeights(
+                f"the checkpoint {self.model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
+                f" ({reason}). Fetch https://huggingface.co/{self.model} (revision {self.revision or 'main'}) and put"
+                f" its files into $IMGMETRICS_WEIGHTS/{self.model}, or pass a folder"
+            ) from error
+        finally:
+            if shown:
+                logging.enable_progress_bar()
+
+    def pretrained_model(self) -> Any:
+        """The float32 network, every parameter of which the checkpoint has set; WeightsMismatch otherwise."""
+        from transformers import AutoModel
+
+        model, loaded = self.pretrained(AutoModel, dtype=torch.float32, output_loading_info=True)
+        if unfit := {k: sorted(loaded[k]) for k in ("missing_keys", "mismatched_keys") if loaded[k]}:
+            raise WeightsMismatch(f"the checkpoint {self.model!r} does not fill its network: {unfit}")
+        return model
+
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self.pretrained(AutoConfig)
+
+    def rules(self) -> dict[str, str]:
+        folder = self.where()
+        digests = [sha256(file)[:8] for file in weights_files(folder)] if folder else []
+        return {"weights": "+".join(digests) or self.revision or "main"}
+
+
+def checkpoint_path(model: str) -> str:
+    """Where transformers is to look for `model`: a folder on this machine, or `model` itself as a hub id."""
+    if model in _EMBEDDED:
+        return str(_EMBEDDED[model])
+    shelf = os.environ.get("IMGMETRICS_WEIGHTS")
+    if not Path(model).is_dir() and shelf and (Path(shelf).expanduser() / model).is_dir():
+        return str(Path(shelf).expanduser() / model)
+    return model
+
+
+def checkpoint_folder(model: str, revision: str | None = None) -> Path | None:
+    """The folder with the checkpoint's config on this machine, in the hub cache too; None where it is absent."""
+    path = checkpoint_path(model)
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(path, "config.json", revision=revision)
+    except HFValidationError:  # no hub id, so nothing that the cache could hold
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The weights in a checkpoint folder, as transformers chooses: safetensors where there are any."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

@@ -1,0 +1,69 @@
+"""The networks that can be fetched ahead of time, and how a network is named in an argument."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lightning_imgmetrics.models.base import Extractor
+
+
+def _made(home: str, /, **fields: Any) -> Extractor:
+    """The extractor of class `home`, imported only now: reading the names of the table loads no framework."""
+    module, name = home.split(".")
+    return getattr(importlib.import_module(f"lightning_imgmetrics.models.{module}"), name)(**fields)
+
+
+MODELS: dict[str, Callable[..., Extractor]] = {
+    "inception": partial(_made, "inception.InceptionExtractor"),
+    "lpips-alex": partial(_made, "lpips_nets.LpipsExtractor", net="alex"),
+    "lpips-vgg": partial(_made, "lpips_nets.LpipsExtractor", net="vgg"),
+    "lpips-squeeze": partial(_made, "lpips_nets.LpipsExtractor", net="squeeze"),
+    "clip-vit-base-patch32": partial(_made, "clip.ClipExtractor", model="openai/clip-vit-base-patch32"),
+    "clip-vit-large-patch14": partial(_made, "clip.ClipExtractor", model="openai/clip-vit-large-patch14"),
+    "clip-vit-large-patch14-336": partial(_made, "clip.ClipExtractor", model="openai/clip-vit-large-patch14-336"),
+    "dinov2-large": partial(_made, "dinov2.Dinov2Extractor", model="facebook/dinov2-large"),
+    "digits-clip": partial(_made, "clip.ClipExtractor", model="digits-clip"),
+}
+
+
+def extractor_of(
+    network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor, **rules: Any
+) -> tuple[Extractor, str]:
+    """The extractor that an argument `network` means, and the layer it is asked for by default.
+
+    A name of `MODELS`; "dinov2"; a checkpoint folder or hub id, of DINOv2 (its class token) or else of CLIP or SigLIP
+    (the projected embedding); a module or callable (n, 3, h, w) -> (n, d); an extractor. `rules` are the fields that
+    are to differ from the extractor's own, such as `resize` or `dtype`. TypeError for anything else.
+    """
+    from lightning_imgmetrics.models.base import CustomExtractor, Extractor
+
+    if isinstance(network, str):
+        extractor = _named(network, rules.get("revision"))(**rules)
+    elif isinstance(network, Extractor):
+        extractor = replace(network, **rules) if rules else network
+    elif callable(network):
+        extractor = CustomExtractor(network, **rules)
+    else:
+        raise TypeError(f"`network` must be a name, a module, a callable or an Extractor, got {network!r}")
+    return extractor, extractor.default_layer
+
+
+def _named(network: str, revision: str | None) -> Callable[..., Extractor]:
+    if network in MODELS or network == "dinov2":
+        return MODELS[network if network in MODELS else "dinov2-large"]
+    from lightning_imgmetrics.models.pretrained import checkpoint_folder
+
+    folder = checkpoint_folder(network, revision)
+    config = folder / "config.json" if folder else Path("config.json")
+    kind = json.loads(config.read_text()).get("model_type", "") if folder and config.is_file() else network.lower()
+    home = "dinov2.Dinov2Extractor" if "dinov2" in kind else "clip.ClipExtractor"
+    return partial(_made, home, model=network)

@@ -1,0 +1,69 @@
+"""The features themselves, all or a bounded sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.hash import uniform_hash
+
+
+@dataclass(frozen=True)
+class Bank(State):
+    """Feature vectors in the order of their hashed ids, each id once; the `size` first of that order, or all (None).
+
+    The order makes a bounded bank a uniform sample that depends on the ids alone (bottom-k sketch, Cohen & Kaplan
+    2007). Table (k, p + d) of `dtype` in host memory: the id in the bits of the p leading columns, then the vector;
+    8 + d * itemsize bytes a sample (2048 features: 8.2 KB as float32, 4.1 KB as float16). Samples without an id carry
+    negative ones and are all different.
+    """
+
+    d: int
+    size: int | None = None
+    dtype: torch.dtype = torch.float32
+    table = True
+    keyed = True
+    host = True
+
+    @property
+    def _pad(self) -> int:
+        return 8 // self.dtype.itemsize
+
+    def empty(self) -> Tensor:
+        return torch.zeros(0, self._pad + self.d, dtype=self.dtype)
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        return torch.cat([ids[:, None].view(self.dtype).to(vectors.device), vectors.to(self.dtype)], 1)
+
+    def of(self, rows: Tensor) -> Tensor:
+        return self.merge([rows])
+
+    def merge(self, parts: Sequence[Tensor]) -> Tensor:
+        ids = torch.cat([self.ids(part) for part in parts])
+        order = uniform_hash(ids).argsort(stable=True)
+        ordered = ids[order]
+        fresh = torch.ones_like(ids, dtype=torch.bool)
+        fresh[1:] = (ordered[1:] != ordered[:-1]) | (ordered[1:] < 0)
+        order = order[fresh][: self.size]
+        if len(parts) == 1 and torch.equal(order, torch.arange(len(ids))):
+            return parts[0]
+        # Placed part by part: a concatenation first would hold everything a third time.
+        place = torch.full_like(ids, -1)
+        place[order] = torch.arange(len(order))
+        merged = torch.empty(len(order), self._pad + self.d, dtype=self.dtype)
+        for part, to in zip(parts, place.split([len(part) for part in parts]), strict=True):
+            kept = to >= 0
+            merged[to[kept]] = part if kept.all() else part[kept]
+        return merged
+
+    def ids(self, state: Tensor) -> Tensor:
+        """Sample ids (k,) int64, negative where a sample has none."""
+        return state[:, : self._pad].contiguous().view(torch.int64)[:, 0]
+
+    def features(self, state: Tensor) -> Tensor:
+        """The vectors (k, d), a view."""
+        return state[:, self._pad :]
