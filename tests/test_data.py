@@ -125,6 +125,8 @@ def test_sizes_decide_between_a_tensor_and_a_list(folder: Path) -> None:
     images = [images for _, images in ImageBatches(folder, 4)]
     assert [tuple(x.shape) for x in images] == [(4, 3, 6, 6), (4, 3, 6, 6), (3, 3, 6, 6)]
     assert all(x.dtype == torch.uint8 for x in images)
+    pinned = [x.is_pinned() for _, x in ImageBatches(folder, pin_memory=True) if isinstance(x, Tensor)]
+    assert pinned == [torch.cuda.is_available()]
     Image.new("RGB", (1, 1)).save(folder / "0" / "00.png")
     first = next(iter(ImageBatches(folder, 4)))[1]
     assert [tuple(x.shape) for x in first] == [(3, 1, 1), *[(3, 6, 6)] * 3]
@@ -183,8 +185,10 @@ def test_unreadable_items_of_a_users_dataset() -> None:
     batches = ImageBatches(Pictures(), 3, max_failed=1)
     assert same(listed(batches), [(i, IMAGES[i]) for i in range(11) if i != 4])
     assert batches.failures == [(4, "4", "image file is truncated")]
-    with pytest.raises(UnreadableImage, match=r"'4' \(id 4\)"):
-        list(ImageBatches(DataLoader(Pictures(), collate_fn=lambda items: [items])))
+    loader = DataLoader(Pictures(), collate_fn=lambda items: [[image for image, _ in items]])
+    assert [ids for ids, _ in ImageBatches(loader, 3, max_failed=0.1)] == [range(3), [3, 5], range(6, 9), range(9, 11)]
+    with pytest.raises(OSError, match=r"^image file is truncated$"):  # no failure is allowed: the error itself
+        list(ImageBatches(loader))
 
 
 def test_alpha_reaches_every_source(tmp_path: Path) -> None:

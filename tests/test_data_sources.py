@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import io
 import tarfile
 import tempfile
@@ -141,6 +142,16 @@ def test_damaged_archives(tmp_path: Path, kind: str) -> None:
         (tmp_path / f"a.{kind}").write_bytes(content)
         with pytest.raises(UnreadableImage, match=r"a\.\S+ cannot be read as an archive"):
             open_images(tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+@pytest.mark.parametrize("damage", ["cut", "header"])
+def test_a_tar_that_ends_between_members_is_not_a_smaller_tar(tmp_path: Path, kind: str, damage: str) -> None:
+    plain = pack(tmp_path / "a.tar", {f"{i}.png": bytes(512) for i in range(3)}).read_bytes()
+    content = plain[:2048] if damage == "cut" else plain[:2048] + b"\xff" * 512 + plain[2560:]
+    (tmp_path / f"a.{kind}").write_bytes(content if kind == "tar" else gzip.compress(content))
+    with pytest.raises(UnreadableImage, match="damaged or cut off at byte 2048"):
+        open_images(tmp_path / f"a.{kind}")
 
 
 def test_a_damaged_member_is_one_unreadable_image(tmp_path: Path) -> None:

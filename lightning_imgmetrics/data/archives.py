@@ -10,6 +10,7 @@ import tempfile
 import weakref
 import zipfile
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
@@ -118,13 +119,15 @@ class TarImages(ArchiveImages):
         self._plain = self.path
         try:
             with tarfile.open(self.path, "r:") as archive:
-                return {_normal(m.name): (m.offset_data, m.size) for m in archive if self._wanted(m)}
+                return {_normal(m.name): (m.offset_data, m.size) for m in _members(archive) if self._wanted(m)}
         except tarfile.ReadError:
             if not _is_gzip(self.path):
                 raise
         self._plain = _temporary(self)
         with tarfile.open(self.path, "r:gz") as archive, open(self._plain, "wb") as copy:
-            return {_normal(m.name): _append(archive.extractfile(m), copy) for m in archive if self._wanted(m)}
+            return {
+                _normal(m.name): _append(archive.extractfile(m), copy) for m in _members(archive) if self._wanted(m)
+            }
 
     def _wanted(self, member: tarfile.TarInfo) -> bool:
         if member.isdir():
@@ -147,6 +150,15 @@ def _normal(name: str) -> str:
 def _is_gzip(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members; ReadError where tarfile takes damage or a cut between members for the end."""
+    yield from archive
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is damaged or cut off at byte {archive.offset}")
 
 
 def _append(member: Any, copy: BinaryIO) -> tuple[int, int]:

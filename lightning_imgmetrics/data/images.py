@@ -135,7 +135,9 @@ class ImageBatches:
         if isinstance(self.source, DataLoader):
             collate = functools.partial(_picked, self.image_key, self.source.collate_fn)
         collate = functools.partial(_sorted_out, collate)
-        return DataLoader(_Guarded(images), self.batch_size, sampler=ids, collate_fn=collate, **self._workers())
+        return DataLoader(
+            _Guarded(images, self.max_failed > 0), self.batch_size, sampler=ids, collate_fn=collate, **self._workers()
+        )
 
     def _workers(self) -> dict[str, Any]:
         given = self.source if isinstance(self.source, DataLoader) else None
@@ -185,15 +187,19 @@ class _Unread(NamedTuple):
 
 
 class _Guarded(Dataset):
-    """Items of a dataset; for an image that cannot be read, why."""
+    """Items of a dataset; for an image that cannot be read, why.
 
-    def __init__(self, images: ImageSource):
+    Where failures are tolerated, what Pillow raises in a user's dataset is one; else it comes through as it is.
+    """
+
+    def __init__(self, images: ImageSource, tolerant: bool):
         self.images = images
+        self.caught = (UnreadableImage, OSError, Image.DecompressionBombError) if tolerant else (UnreadableImage,)
 
     def __getitem__(self, index: int) -> Any:
         try:
             return self.images[index]
-        except (UnreadableImage, OSError, Image.DecompressionBombError) as error:  # users' datasets raise Pillow's
+        except self.caught as error:
             return _Unread(str(error) or type(error).__name__)
 
 

@@ -78,6 +78,8 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
+    if order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"an array in the order {order!r} is refused")
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", bytes(data) if isinstance(data, bytearray) else data))
     return array
@@ -102,25 +104,22 @@ _NAMES: dict[tuple[str, str], Callable[..., Any] | None] = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> _Call:
         if (module, name) not in _NAMES:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which is refused: only arrays of numbers are read"
-            )
+            raise pickle.UnpicklingError(f"{module}.{name} is refused, only arrays of numbers are read")
         return _Call(_NAMES[module, name])
 
 
-def load_arrays(path: Path) -> Any:
-    """The dicts, lists, tuples, numbers, texts and arrays of numbers in a pickle; UnpicklingError for anything else."""
+def load_arrays(path: Path) -> dict[Any, Any]:
+    """The dict in a pickle: plain values, arrays of numbers, and dicts of such; UnpicklingError for anything else."""
     with open(path, "rb") as file:
-        return _plain(_Unpickler(file).load())
+        content = _Unpickler(file).load()
+    if type(content) is not dict:
+        raise pickle.UnpicklingError(f"expected a dict, got {type(content).__name__}")
+    return {k: {i: _plain(x) for i, x in v.items()} if type(v) is dict else _plain(v) for k, v in content.items()}
 
 
 def _plain(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-        return [_plain(v) for v in x]
-    if isinstance(x, _Array):
+    if type(x) is _Array:
         return x.value
-    if x is None or isinstance(x, str | bytes | bool | int | float):
+    if x is None or type(x) in (str, bytes, bool, int, float):
         return x
-    raise pickle.UnpicklingError(f"{type(x).__name__} is refused: only arrays of numbers are read")
+    raise pickle.UnpicklingError(f"{type(x).__name__} is refused, only arrays of numbers are read")

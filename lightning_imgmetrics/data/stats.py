@@ -23,6 +23,7 @@ FORMATS = {
     "dgm-eval": ".npz with `reps` (n, d): dgm-eval's features",
     "npy": ".npy of features (n, d): CMMD's embeddings",
 }
+_PAIRS = {"fid": ("mu", "sigma"), "sfid": ("mu_s", "sigma_s")}  # keys of the arrays of an .npz
 _SYMMETRIC = 1e-6
 
 
@@ -30,9 +31,9 @@ _SYMMETRIC = 1e-6
 class PublicStatistics:
     """What a published file says of a set of images.
 
-    `moments`: mean (d,) and covariance (d, d), float64, by "fid", "sfid" and "fd_dinov2". `features` (n, d). `n`: of how
-    many images, where the file says so; the images that an ADM file carries may be fewer. `image_shape` (n, h, w, 3) is
-    theirs, and `images` reads them.
+    `moments`: mean (d,) and covariance (d, d), float64, by "fid", "sfid" and "fd_dinov2". `features` (n, d). `n`: of
+    how many images, where the file says so; the images that an ADM file carries may be fewer. `image_shape`
+    (n, h, w, 3) is theirs, and `images` reads them.
     """
 
     path: Path
@@ -84,23 +85,21 @@ def read_statistics(path: str | Path) -> PublicStatistics:
 
 
 def _read_npz(path: Path) -> PublicStatistics:
-    with _opened(path, lambda: np.load(path, allow_pickle=False)) as archive:
+    with open(path, "rb") as file, _opened(path, lambda: np.load(file, allow_pickle=False)) as archive:
         keys = set(archive.files)
-
-        def array(key: str) -> Any:
-            return _opened(path, lambda: archive[key], key)
-
-        for key, form in (("feats", "clean-fid-kid"), ("reps", "dgm-eval")):
-            if key in keys:
-                features = _features(path, key, array(key))
-                return PublicStatistics(path, form, features=features, n=len(features))
-        pairs = {
-            name: pair for name, pair in (("fid", ("mu", "sigma")), ("sfid", ("mu_s", "sigma_s"))) if keys & {*pair}
-        }
-        for pair in pairs.values():
-            if missing := {*pair} - keys:
-                raise IncompatibleStates(f"{path}: expected `{pair[0]}` and `{pair[1]}`, `{missing.pop()}` is missing")
-        moments = {name: _moments(path, pair, (array(pair[0]), array(pair[1]))) for name, pair in pairs.items()}
+        wanted = keys & {"feats", "reps", *(key for pair in _PAIRS.values() for key in pair)}
+        arrays = {key: _opened(path, lambda key=key: archive[key], key) for key in wanted}
+    for key, form in (("feats", "clean-fid-kid"), ("reps", "dgm-eval")):
+        if key in arrays:
+            features = _features(path, key, arrays[key])
+            return PublicStatistics(path, form, features=features, n=len(features))
+    moments = {}
+    for name, (mean, cov) in _PAIRS.items():
+        if len({mean, cov} & keys) == 1:
+            absent = cov if mean in keys else mean
+            raise IncompatibleStates(f"{path}: expected `{mean}` and `{cov}`, `{absent}` is missing")
+        if mean in keys:
+            moments[name] = _moments(path, (mean, cov), (arrays[mean], arrays[cov]))
     shape = _image_shape(path) if "arr_0" in keys else None
     if not moments and shape is None:
         raise _unknown(path, f"holds {sorted(keys)}")
@@ -109,17 +108,14 @@ def _read_npz(path: Path) -> PublicStatistics:
 
 def _read_edm2(path: Path) -> PublicStatistics:
     content = _opened(path, lambda: load_arrays(path))
-    parts = {k: v for k, v in content.items() if isinstance(v, dict)} if isinstance(content, dict) else {}
     moments = {}
-    for name, part in parts.items():
-        if {"mu", "sigma"} <= set(part):
-            moments[name] = _moments(path, (f"{name}.mu", f"{name}.sigma"), (part["mu"], part["sigma"]))
+    for name, part in content.items():
+        if isinstance(part, dict) and {"mu", "sigma"} <= set(part):
+            moments[str(name)] = _moments(path, (f"{name}.mu", f"{name}.sigma"), (part["mu"], part["sigma"]))
     if not moments:
-        raise _unknown(
-            path, f"holds {sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
-        )
+        raise _unknown(path, f"holds {sorted(map(str, content))}")
     n = content.get("num_images")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+    if n is not None and (type(n) is not int or n < 1):
         raise IncompatibleStates(f"{path}: `num_images` must be a positive integer, got {n!r}")
     return PublicStatistics(path, "edm2", moments, n=n)
 
@@ -156,7 +152,7 @@ def _features(path: Path, key: str, x: Any) -> Tensor:
     features = _numbers(path, key, x, "n d")
     if not features.numel():
         raise IncompatibleStates(f"{path}: `{key}` must hold at least one row, got shape {tuple(features.shape)}")
-    return features if features.dtype == torch.float64 else features.float()
+    return features
 
 
 def _numbers(path: Path, key: str, x: Any, axes: str) -> Tensor:
@@ -165,7 +161,7 @@ def _numbers(path: Path, key: str, x: Any, axes: str) -> Tensor:
         raise IncompatibleStates(f"{path}: `{key}` must be an array of numbers, got {found}")
     if x.ndim != len(axes.split()):
         raise IncompatibleStates(f"{path}: `{key}` must be ({axes}), got shape {x.shape}")
-    wide = np.float32 if x.dtype in (np.dtype("f2"), np.dtype("f4")) else np.float64
+    wide = np.float32 if x.dtype.kind == "f" and x.dtype.itemsize <= 4 else np.float64
     numbers = torch.from_numpy(np.array(x, wide))  # a copy in this machine's byte order
     if not numbers.isfinite().all():
         raise NonFiniteFeatures(f"{path}: `{key}` must be finite, got NaN or infinity")

@@ -44,10 +44,15 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
         normalize: bool = False,
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
         **kwargs: Any,
     ):
         network, layer = self.network_for(
-            feature, normalize=normalize, protocol=protocol, weights=feature_extractor_weights_path
+            feature,
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            input_img_size=input_img_size,
         )
         self.class_names = None if class_names is None else list(class_names)
         self.store = Bank(network.dim(layer) + 1)

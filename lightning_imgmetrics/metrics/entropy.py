@@ -55,12 +55,17 @@ class InceptionScore(InceptionInput, SetMetric):
         *,
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
         **kwargs: Any,
     ):
         if not isinstance(splits, int) or splits < 1:
             raise ValueError(f"Argument `splits` expected to be an integer larger than 0, got {splits!r}")
         network, layer = self.network_for(
-            feature, normalize=normalize, protocol=protocol, weights=feature_extractor_weights_path
+            feature,
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            input_img_size=input_img_size,
         )
         self.splits = Splits(splits, network.dim(layer) + 1)
         super().__init__(

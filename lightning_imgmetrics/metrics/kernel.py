@@ -54,11 +54,16 @@ class KernelInceptionDistance(InceptionInput, BankMetric):
         *,
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
         seed: int = 0,
         **kwargs: Any,
     ):
         network, layer = self.network_for(
-            feature, normalize=normalize, protocol=protocol, weights=feature_extractor_weights_path
+            feature,
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            input_img_size=input_img_size,
         )
         for argument, number in (("subsets", subsets), ("subset_size", subset_size), ("degree", degree)):
             if not (isinstance(number, int) and number > 0):

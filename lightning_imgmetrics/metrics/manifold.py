@@ -177,6 +177,7 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         orientation: str = "torchmetrics",
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
         **kwargs: Any,
     ):
         if not (isinstance(cosine_distance_eps, float) and 0 < cosine_distance_eps <= 1):
@@ -185,7 +186,11 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
             raise UnknownName("orientation", orientation, ("torchmetrics", "paper"))
         self.cosine_distance_eps, self.orientation = cosine_distance_eps, orientation
         network, layer = self.network_for(
-            feature, normalize=normalize, protocol=protocol, weights=feature_extractor_weights_path
+            feature,
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            input_img_size=input_img_size,
         )
         self.moments = Moments(network.dim(layer))
         super().__init__(
