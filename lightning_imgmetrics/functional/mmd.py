@@ -30,18 +30,30 @@ def polynomial_mmd(x: Tensor, y: Tensor, *, degree: int = 3, gamma: float | None
     if min(n, m) < 2:
         raise NotEnoughSamples("MMD", min(n, m), 2, "the unbiased estimate is a mean over pairs")
     gamma = 1 / d if gamma is None else gamma
-    dtype = product_dtype(x, y)
-
-    def kernel(rows: Tensor, columns: Tensor) -> Tensor:
-        return (rows @ columns.mT).double().mul_(gamma).add_(coef).pow_(degree)
-
     with full_precision(x.device):
-        total = _symmetric_sum(x, dtype, kernel) / (n * (n - 1)) + _symmetric_sum(y, dtype, kernel) / (m * (m - 1))
+        # Features lie around a mean much longer than their spread: only the products of what is left are float32.
+        center = (mean_row(x) + mean_row(y)) / 2
+        (x, a), (y, b) = (_centered(z, center) for z in (x, y))
+
+        def kernel(left: Tensor, right: Tensor, left_shift: Tensor, right_shift: Tensor) -> Tensor:
+            products = (left @ right.mT).double().add_(left_shift[:, None]).add_(right_shift)
+            return products.mul_(gamma).add_(coef).pow_(degree)
+
+        total = _symmetric_sum(x, a, kernel) / (n * (n - 1)) + _symmetric_sum(y, b, kernel) / (m * (m - 1))
         for i in blocks(n):
-            rows = x[i].to(dtype)
             for j in blocks(m):
-                total -= kernel(rows, y[j].to(dtype)).sum() * (2 / (n * m))
+                total -= kernel(x[i], y[j], a[i], b[j]).sum() * (2 / (n * m))
         return total
+
+
+def _centered(x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """x' = x - center (n, d) and shifts (n,): xᵀy = x'ᵀy' + shift of x + shift of y, for the x' that is returned."""
+    dtype = product_dtype(x, x)
+    rest = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for block in blocks(len(x)):
+        rest[block] = (x[block].double() - center).to(dtype)
+    shifts = [rest[block].double() @ center for block in blocks(len(x))]
+    return rest, torch.cat(shifts) + center @ center / 2
 
 
 def subset_polynomial_mmd(
@@ -123,15 +135,15 @@ def gaussian_mmd_truncation(sigma: float = 10.0) -> float:
     return 4 * float(gammainc(3, 1 / sigma**2))
 
 
-def _symmetric_sum(x: Tensor, dtype: torch.dtype, kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _symmetric_sum(x: Tensor, shift: Tensor, kernel: Callable[..., Tensor]) -> Tensor:
     """Sum of a symmetric kernel over all ordered pairs of different rows, from the pairs above the diagonal."""
     total = x.new_zeros((), dtype=torch.float64)
     size = STRIP if len(x) <= 16 * STRIP else 4 * STRIP
     for i in blocks(len(x), size=size):
-        rows = x[i].to(dtype)
         for j in blocks(len(x), size=4 * size):
             if j.stop > i.start:
-                found = kernel(rows, x[max(i.start, j.start) : j.stop].to(dtype))
+                columns = slice(max(i.start, j.start), j.stop)
+                found = kernel(x[i], x[columns], shift[i], shift[columns])
                 total += 2 * (found.triu(1) if j.start <= i.start else found).sum()
     return total
 

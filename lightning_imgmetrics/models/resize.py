@@ -37,7 +37,11 @@ def bicubic_antialias_unclamped(x: Tensor, size: int) -> Tensor:
 
 
 def bicubic_antialias_rounded(x: Tensor, size: int) -> Tensor:
-    """PIL's bicubic on 8-bit images, which stores 8 bits after the rows and again after the columns: dgm-eval, CMMD."""
+    """PIL's bicubic on 8-bit images: dgm-eval, CMMD.
+
+    PIL stores 8 bits after the rows and again after the columns. This order is that of all published numbers; Pillow 13
+    begins tall images with the columns, which moves a fifth of their pixels by one level.
+    """
     for shape in ((x.shape[2], size), (size, size)):
         x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
         x = (x + 0.5).floor().clamp(0, 255)

@@ -1,0 +1,178 @@
+"""The metrics that a command names, with the arguments that each of them takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from lightning_imgmetrics.cli.request import ALIASES, Measures, UsageError
+from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
+from lightning_imgmetrics.metrics.base import PairwiseMetric
+from lightning_imgmetrics.metrics.distribution import inception
+from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.table import METRICS, arguments, metric
+from lightning_imgmetrics.models.table import extractor_of
+
+GROUPS = 20  # parts of the samples behind an interval
+_WEIGHTS = ("feature_extractor_weights_path", "weights")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Keys of `METRICS`, with the aliases spelled out and each once; UnknownName lists both."""
+    keys: list[str] = []
+    for name in names:
+        found = ALIASES.get(name, (name,))
+        if found[0] not in METRICS:
+            raise UnknownName("metric", name, [*METRICS, *ALIASES])
+        keys += [key for key in found if key not in keys]
+    if not keys:
+        raise UsageError("--metrics must name at least one metric; `imgmetrics metrics` lists them")
+    return tuple(keys)
+
+
+def build(measures: Measures, *, protocol_is_used: bool = False) -> dict[str, ImageMetric]:
+    """key -> metric. UsageError for an option that no metric takes, or one that a metric refuses.
+
+    `protocol_is_used`: the protocol also says where a statistics file comes from.
+    """
+    given = _given(measures)
+    made = {key: _one(key, measures, given[key]) for key in measures.metrics}
+    wanted = {"--network": measures.network, "--weights": measures.weights, "--seed": measures.seed}
+    wanted |= {"--intervals": measures.intervals or None, "--protocol": None if protocol_is_used else measures.protocol}
+    for option, value in wanted.items():
+        if value is not None and not any(option in _options(key, measures) for key in made):
+            raise UsageError(f"{option}: none of {', '.join(made)} takes it")
+    served = {m.extractor.card.name for key, m in made.items() if "--weights" in _options(key, measures) and m.extractor}
+    if len(served) > 1:
+        raise UsageError(
+            f"--weights is one file, and the metrics use {' and '.join(sorted(served))}: give each its own with"
+            " --set KEY.weights=PATH or --set KEY.feature_extractor_weights_path=PATH"
+        )
+    return made
+
+
+def needs(keys: Sequence[str]) -> dict[str, list[str]]:
+    """What an update must bring, "real" (a reference), "prompts", "target" or "labels" -> the keys that need it."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        maker: Any = METRICS[key]
+        for name in (maker.func if isinstance(maker, partial) else maker).inputs:
+            found.setdefault(name, []).append(key)
+    return found
+
+
+def accepted(key: str) -> dict[str, inspect.Parameter]:
+    """The arguments that may be set for a key: those of its class, and keyword-only ones of the bases."""
+    maker: Any = METRICS[key]
+    bound = len(maker.args) if isinstance(maker, partial) else 0
+    own = list(inspect.signature(maker.func if isinstance(maker, partial) else maker).parameters)
+    return {
+        name: parameter
+        for name, parameter in arguments(key).items()
+        if name not in own[:bound] and (name in own or parameter.kind is parameter.KEYWORD_ONLY)
+    }
+
+
+def default_network(key: str) -> str:
+    """The name of the network that a key uses where nothing else is asked for; "" for none."""
+    maker: Any = METRICS[key]
+    taken = arguments(key)
+    if isinstance(maker, partial):
+        bound = dict(zip(inspect.signature(maker.func).parameters, maker.args, strict=False))
+        if "network" in bound:
+            return str(bound["network"])
+    if "feature" in accepted(key) or "protocol" in accepted(key):
+        return "inception"
+    if "net_type" in taken:
+        return f"lpips-{taken['net_type'].default}"
+    named = next((taken[name] for name in ("network", "model_name_or_path") if name in taken), None)
+    return "" if named is None else str(named.default)
+
+
+def _one(key: str, measures: Measures, given: Mapping[str, Any]) -> ImageMetric:
+    options = {name: value for part in _options(key, measures).values() for name, value in part.items()} | given
+    try:
+        m = metric(key, **options)
+    except ImgMetricsError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"metric {key!r}: {error}") from error
+    if isinstance(m, PairwiseMetric) or m.extractor is None:
+        raise UsageError(f"{key} compares ratings, not images")
+    if (measures.dtype, measures.compiled) != ("float32", False):
+        m.extractor = replace(m.extractor, dtype=measures.dtype, compiled=measures.compiled)
+    return m
+
+
+def _options(key: str, measures: Measures) -> dict[str, dict[str, Any]]:
+    """option of the command -> constructor arguments that it means for `key`."""
+    taken = accepted(key)
+    found: dict[str, dict[str, Any]] = {}
+    network = measures.network or getattr(taken.get("network"), "default", None)
+    if "network" in taken and measures.network is not None:
+        found["--network"] = {"network": measures.network}
+    if measures.protocol is not None and "protocol" in taken:
+        found["--protocol"] = {"protocol": measures.protocol}
+    name = next((name for name in _WEIGHTS if name in taken), None)
+    if measures.weights is not None and name is not None:
+        found["--weights"] = {name: measures.weights}
+    if "network" in taken and network == "inception":  # as the metrics whose argument is a protocol
+        if measures.protocol is not None:
+            found["--protocol"] = {"network": inception(measures.protocol, measures.weights)}
+        if measures.weights is not None:
+            found["--weights"] = found.get("--protocol") or {
+                "network": extractor_of("inception", weights=measures.weights)[0]
+            }
+    if measures.seed is not None and "seed" in taken:
+        found["--seed"] = {"seed": measures.seed}
+    if measures.intervals and getattr(taken.get("groups"), "default", None) == 0:
+        found["--intervals"] = {"groups": GROUPS}
+    if measures.class_names is not None and "class_names" in taken:
+        found["class names"] = {"class_names": list(measures.class_names)}
+    return found
+
+
+def _given(measures: Measures) -> dict[str, dict[str, Any]]:
+    """key -> arguments of --set."""
+    found: dict[str, dict[str, Any]] = {key: {} for key in measures.metrics}
+    for setting in measures.settings:
+        target, equals, text = setting.partition("=")
+        name, _, argument = target.partition(".")
+        if not (equals and argument):
+            raise UsageError(f"--set must be KEY.ARGUMENT=VALUE, such as kid.subset_size=100, got {setting!r}")
+        keys = [key for key in ALIASES.get(name, (name,)) if key in found]
+        if not keys:
+            raise UnknownName("--set", name, found)
+        for key in keys:
+            taken = accepted(key)
+            if argument not in taken:
+                raise UnknownName(f"--set {key}.", argument, taken)
+            found[key][argument] = _typed(taken[argument], text, setting)
+    return found
+
+
+def _typed(parameter: inspect.Parameter, text: str, setting: str) -> Any:
+    """`text` as the first of the parameter's types that it can be: bool, None, int, float, str."""
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    if kinds & {"Any", "Network"}:
+        kinds |= {"int", "float", "str"} if "Any" in kinds else {"str"}
+    readers: dict[str, Callable[[str], Any]] = {
+        "bool": lambda text: _TRUTH[text.lower()],
+        "None": lambda text: {"none": None}[text.lower()],
+        "int": int,
+        "float": float,
+        "str": str,
+    }
+    for kind, read in readers.items():
+        if kind in kinds:
+            try:
+                return read(text)
+            except (ValueError, KeyError):
+                continue
+    known = [kind for kind in readers if kind in kinds]
+    wanted = f"{' or '.join(known)}, got {text!r}" if known else "given in Python: it is no plain value"
+    raise UsageError(f"--set {setting}: `{parameter.name}` must be {wanted}")

@@ -1,0 +1,165 @@
+"""The loop over the images: batches in, states updated, position kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics.cli.inputs import Side
+from lightning_imgmetrics.cli.ranks import default_workers
+from lightning_imgmetrics.cli.request import Request
+from lightning_imgmetrics.cli.resume import Position, RunFolder
+from lightning_imgmetrics.data.images import ImageBatches, content_hash
+from lightning_imgmetrics.errors import ImgMetricsError, UnreadableImage
+from lightning_imgmetrics.models.base import measured_deviation
+from lightning_imgmetrics.suite import MetricSuite
+
+_LARGEST = {"cpu": 32}  # images per batch where the batch size is ours to choose; no larger one is faster on a CPU
+_LARGEST_ELSEWHERE = 256
+
+
+class Front(Protocol):
+    """Who watches."""
+
+    def note(self, text: str) -> None:
+        """Say something on the side."""
+
+    def bar(self, title: str, total: int, done: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A progress bar over `total` images; yields what is told of each further number of them."""
+
+
+@dataclass
+class Loop:
+    """Measures the sides of one request on one rank: share `rank` of `size`."""
+
+    suite: MetricSuite
+    request: Request
+    device: torch.device
+    rank: int
+    size: int
+    position: Position
+    folder: RunFolder | None
+    front: Front
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.request.batch_size or _LARGEST.get(self.device.type, _LARGEST_ELSEWHERE)
+        self.position.chunk = self.position.chunk or self.batch_size
+        measures = self.request.measures
+        self._unmeasured = (measures.dtype, measures.compiled) != ("float32", False)
+
+    def measure(self, side: Side, *, after: str) -> None:
+        """Update the suite with this rank's share of `side`, from where the run stopped; `after` is the next side."""
+        earlier = [failure for failure in self.position.failed if failure["side"] == side.name]
+        others = [failure for failure in self.position.failed if failure["side"] != side.name]
+        batches = self._batches(side)
+        share = len(range(self.rank, len(side.source), self.size))
+        with self.front.bar(side.name, share, min(share, self.position.batch * self.batch_size)) as advance:
+            for ids, images in self._read(batches, side, others + earlier):
+                self._update(side, list(ids), images)
+                self.position.batch = (ids[0] - self.rank) // self.size // self.batch_size + 1
+                if self.folder is not None:
+                    self.folder.save(self.suite, self.position)
+                advance(len(ids))
+        self.position.side, self.position.batch = after, 0
+        if self.folder is not None:
+            self.folder.save(self.suite, self.position, due=True)
+
+    def _batches(self, side: Side) -> ImageBatches:
+        workers = self.request.workers
+        return ImageBatches(
+            side.source,
+            self.batch_size,
+            rank=self.rank,
+            world_size=self.size,
+            num_workers=default_workers() if workers is None else workers,
+            pin_memory=self.device.type == "cuda",
+            start=self.position.batch,
+            max_failed=self.request.max_failed,
+            alpha=self.request.alpha,
+        )
+
+    def _read(self, batches: ImageBatches, side: Side, earlier: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
+        """The batches; images that failed are noted in the position, with those of before the run was interrupted."""
+
+        def note() -> None:
+            now = [{"side": side.name, **failure._asdict()} for failure in batches.failures]
+            self.position.failed = earlier + now
+            refuse_failed(self.position.failed, {side.name: len(side.source)}, self.request.max_failed)
+
+        for batch in batches:
+            note()
+            yield batch
+        note()
+
+    def _update(self, side: Side, ids: list[int], images: Any) -> None:
+        start = 0
+        while start < len(ids):
+            stop = self._end_of_chunk(side, images, start)
+            try:
+                self._pass(side, ids[start:stop], images[start:stop])
+            except torch.OutOfMemoryError as error:
+                if stop - start == 1:
+                    raise ImgMetricsError(f"one image is too large for the memory of {self.device}") from error
+                self.position.chunk = 1 << (max(1, (stop - start) // 2).bit_length() - 1)
+                self._release()
+                self.front.note(f"out of memory: on with {self.position.chunk} images per pass")
+                continue
+            start = stop
+
+    def _end_of_chunk(self, side: Side, images: Any, start: int) -> int:
+        """Pairs of one pass have one size, as networks for pairs do not resize."""
+        stop = min(start + self.position.chunk, len(images))
+        if side.paired:
+            shapes = [tuple(x.shape) for x in (pair[0] for pair in images[start:stop])]
+            stop = start + next((i for i, shape in enumerate(shapes) if shape != shapes[0]), len(shapes))
+        return stop
+
+    def _pass(self, side: Side, ids: list[int], images: Any) -> None:
+        first, targets = (list(x) for x in zip(*images, strict=True)) if side.paired else (images, None)
+        if self._unmeasured:
+            self._report_deviation(first)
+        labels = None if side.labels is None else [side.labels[i] for i in ids]
+        if side.real:
+            self.suite.update_reference(first, labels=labels, ids=ids)
+            if self.request.hashed:
+                total, count = content_hash([(ids, first)], self.suite.value_range).tolist()
+                before = torch.tensor([self.position.content[0], total]).sum()  # wraps around, as the hash does
+                self.position.content = (int(before), self.position.content[1] + count)
+            return
+        prompts = None if side.prompts is None else [side.prompts[i] for i in ids]
+        self.suite.update(first, prompts=prompts, target=targets, labels=labels, ids=ids)
+
+    def _report_deviation(self, images: Any) -> None:
+        """What the declared precision costs, on the first images."""
+        self._unmeasured = False
+        batches: list[Tensor] = self.suite._accept(images, "images")[0]
+        for extractor, group in self.suite._by_network(False).items():
+            layers = list(dict.fromkeys(layer for _, m in group for layer in m.layers))
+            worst = measured_deviation(extractor, batches, layers, self.device)
+            how = extractor.dtype + (", compiled" if extractor.compiled and extractor.compilable else "")
+            self.front.note(
+                f"{extractor.card.name} ({how}): features of the first {sum(map(len, batches))} images deviate from"
+                f" plain float32 by at most {worst:.2g} of their length"
+            )
+
+    def _release(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def refuse_failed(failed: list[dict[str, Any]], totals: dict[str, int], max_failed: float) -> None:
+    """UnreadableImage where a side has more failed images than allowed: a number, or below 1 a share of its total."""
+    for side, total in totals.items():
+        mine = [failure for failure in failed if failure["side"] == side]
+        allowed = math.floor(max_failed * total) if max_failed < 1 else int(max_failed)
+        if len(mine) > allowed:
+            first = "; ".join(f"{f['name']!r} (id {f['id']}): {f['reason']}" for f in mine[:3])
+            raise UnreadableImage(
+                f"{len(mine)} of {total} {side} images could not be read, --max-failed allows {allowed}: {first}"
+            )

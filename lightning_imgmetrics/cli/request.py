@@ -1,0 +1,108 @@
+"""What was asked for, as plain data; importing this loads no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lightning_imgmetrics.errors import ImgMetricsError
+
+ALIASES = {"prdc": ("precision", "recall", "density", "coverage"), "is": ("inception_score",)}
+
+
+class UsageError(ImgMetricsError, ValueError):
+    """The command contradicts itself or lacks something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured and how: all that is needed to build the same metrics elsewhere. Plain JSON.
+
+    `settings` are "key.argument=value"; `class_names` are those of the labels, once the images are known.
+    """
+
+    metrics: tuple[str, ...]
+    network: str | None = None
+    protocol: str | None = None
+    weights: str | None = None
+    settings: tuple[str, ...] = ()
+    intervals: bool = False
+    seed: int | None = None
+    dtype: str = "float32"
+    compiled: bool = False
+    class_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Measures:
+        listed = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+        return cls(**{field.name: listed[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An evaluation, or with `generated=None` the measurement of a reference.
+
+    `batch_size=None` finds one. `shard` is (i, k): the i-th of k shares, from 1. `run` is a folder for states saved
+    every `save_every` seconds. `hashed`: identify the reference by its pixels. `neighbors`: find the nearest reference
+    image of each generated one.
+    """
+
+    measures: Measures
+    generated: str | None = None
+    reference: str | None = None
+    prompts: str | None = None
+    target: str | None = None
+    labels: str | None = None
+    reference_labels: str | None = None
+    limit: int | None = None
+    alpha: str = "drop"
+    max_failed: float = 0
+    batch_size: int | None = None
+    workers: int | None = None
+    device: str = "auto"
+    shard: tuple[int, int] = (1, 1)
+    run: str | None = None
+    resume: bool = False
+    save_every: float = 30.0
+    save_state: str | None = None
+    neighbors: bool = False
+    hashed: bool = False
+
+    def __post_init__(self) -> None:
+        i, k = self.shard
+        if not 1 <= i <= k:
+            raise UsageError(f"--shard must be I/K with 1 <= I <= K, got {i}/{k}")
+        if k > 1 and (self.save_state is None or self.neighbors):
+            raise UsageError("--shard needs --save-state FILE, and leaves all tables to `imgmetrics merge`")
+        if self.resume and self.run is None:
+            raise UsageError("--resume needs --run DIR, the folder of the run to go on with")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit must be at least 1, got {self.limit}")
+        if not self.max_failed >= 0 or (self.max_failed >= 1 and self.max_failed != int(self.max_failed)):
+            raise UsageError(f"--max-failed must be a whole number or a share below 1, got {self.max_failed:g}")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers must be at least 0, got {self.workers}")
+        if not self.save_every >= 0:
+            raise UsageError(f"--save-every must be at least 0 seconds, got {self.save_every}")
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "I/K" -> (i, k)."""
+    i, _, k = (text or "1/1").partition("/")
+    if not (i.isdecimal() and k.isdecimal()):
+        raise UsageError(f"--shard must be I/K, such as 1/8, got {text!r}")
+    return int(i), int(k)
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number, or None for "auto"."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size must be a positive number or auto, got {text!r}")
+    return int(text)
+
+
+def parse_list(text: str) -> list[str]:
+    """ "a,b" -> [a, b], without blanks."""
+    return [part.strip() for part in text.split(",") if part.strip()]

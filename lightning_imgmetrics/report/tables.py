@@ -1,0 +1,161 @@
+"""Results as rows: for the terminal, for papers (Markdown), for spreadsheets (CSV) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lightning_imgmetrics._version import __version__
+from lightning_imgmetrics.errors import IncompatibleStates
+from lightning_imgmetrics.result import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("metric", "value", "low", "high", "n", "unit", "better", "signature")
+_SHOWN = ("metric", "value", "95 % interval", "n", "better")
+_BETTER = {True: "higher", False: "lower", None: ""}
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no numbers for these
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of one evaluation, the scores of single samples by id, and the images that were not measured.
+
+    `failed` holds {"side", "id", "name", "reason"}; `generated` and `reference` say what was compared.
+    """
+
+    results: Mapping[str, Result]
+    scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    failed: Sequence[Mapping[str, Any]] = ()
+    generated: str | None = None
+    reference: str | None = None
+
+    def to_json(self) -> str:
+        """One JSON object; NaN and infinity are written as strings, floats keep all their digits."""
+        content = {
+            "results": {name: asdict(result) for name, result in self.results.items()},
+            "scores": self.scores,
+            "failed": list(self.failed),
+            "generated": self.generated,
+            "reference": self.reference,
+            "n_failed": len(self.failed),
+            "version": __version__,
+        }
+        return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "the report") -> Report:
+        """What `to_json` wrote; IncompatibleStates for anything else."""
+        try:
+            content = json.loads(text)
+            results = {key: _result(value) for key, value in content["results"].items()}
+            scores = {
+                key: {int(i): _number(x) for i, x in column.items()} for key, column in content["scores"].items()
+            }
+            return cls(results, scores, content["failed"], content["generated"], content["reference"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IncompatibleStates(f"{name} is no JSON report of `imgmetrics evaluate`: {error!r}") from error
+
+
+def rows(results: Iterable[Result]) -> list[dict[str, object]]:
+    """One mapping of `COLUMNS` per result; None where there is no interval."""
+    out = []
+    for r in results:
+        low, high = (None, None) if r.interval is None else r.interval
+        values = (r.name, r.value, low, high, r.n, r.unit, _BETTER[r.higher_is_better], r.signature)
+        out.append(dict(zip(COLUMNS, values, strict=True)))
+    return out
+
+
+def to_csv(results: Iterable[Result]) -> str:
+    """A header and one line per result, numbers with all their digits."""
+    return csv_text(COLUMNS, [list(row.values()) for row in rows(results)])
+
+
+def to_markdown(report: Report) -> str:
+    """A table of the results, their signatures, and how many images failed."""
+    results = list(report.results.values())
+    lines = [markdown_table(_SHOWN, [shown(r) for r in results]), ""]
+    lines += [f"- {r.name}: `{r.signature}`" for r in results]
+    lines += [f"- {n_failed(report)}"] if report.failed else []
+    return "\n".join(lines) + "\n"
+
+
+def to_table(report: Report) -> Table:
+    """A table for the terminal."""
+    return rich_table(_SHOWN, [shown(r) for r in report.results.values()])
+
+
+def shown(r: Result) -> list[str]:
+    """The cells of a result for people: six digits, more than any of these numbers is good for."""
+    interval = "" if r.interval is None else "[{:.5g}, {:.5g}]".format(*r.interval)
+    return [r.name, f"{r.value:.6g} {r.unit}".rstrip(), interval, str(r.n), _BETTER[r.higher_is_better]]
+
+
+def n_failed(report: Report) -> str:
+    """How many images were left out, and the first of them."""
+    first = "; ".join(f"{f['name']}: {f['reason']}" for f in report.failed[:3])
+    more = "; ..." if len(report.failed) > 3 else ""
+    return f"left out, as they could not be read: {len(report.failed)} ({first}{more})"
+
+
+def csv_text(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """CSV with a header; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(columns), ["---"] * len(columns), *cells])
+
+
+def rich_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
+    """Numbers and intervals do not break; long texts may."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, no_wrap=column in _SHOWN)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(value) for value in x]
+    if isinstance(x, float) and not math.isfinite(x):
+        return next(text for text, number in _NON_FINITE.items() if number == x or (x != x and number != number))
+    return x
+
+
+def _number(x: Any) -> float:
+    return _NON_FINITE[x] if isinstance(x, str) else float(x)
+
+
+def _result(values: Mapping[str, Any]) -> Result:
+    interval = values["interval"]
+    return Result(
+        name=values["name"],
+        value=_number(values["value"]),
+        n=int(values["n"]),
+        unit=values["unit"],
+        higher_is_better=values["higher_is_better"],
+        interval=None if interval is None else (_number(interval[0]), _number(interval[1])),
+        signature=values["signature"],
+        details={key: _number(x) for key, x in values["details"].items()},
+        replicates=tuple(_number(x) for x in values["replicates"]),
+    )
