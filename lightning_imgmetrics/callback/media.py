@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from lightning_imgmetrics._distributed import world
 
 _GAP = 8
 _FONT_SIZE = 11
@@ -44,6 +48,29 @@ class Panel:
             canvas.paste(tile, (x, y))
             draw.multiline_text((x, y + height + 2), text, fill="black", font=font, spacing=2)
         return canvas
+
+
+def gathered_panel(
+    shown: Sequence[tuple[int, Tensor]], scores: Mapping[str, Mapping[int, float]], prompts: Sequence[str] | None
+) -> Panel | None:
+    """The (id, image) that the ranks show, on rank 0, ordered, with captions of prompt, id and scores. Collective."""
+    rank, size = world()
+    captions = {i: _caption(i, scores, prompts) for i, _ in shown}
+    gathered: list[Any] = [(shown, captions)]
+    if size > 1:
+        gathered = [None] * size
+        dist.all_gather_object(gathered, (shown, captions))
+    images = {i: image for part, _ in gathered for i, image in part}
+    texts = {i: text for _, part in gathered for i, text in part.items()}
+    if rank > 0 or not images:
+        return None
+    columns = len(prompts) if prompts and len(prompts) <= 12 else 8  # one prompt below another
+    return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)], columns)
+
+
+def _caption(i: int, scores: Mapping[str, Mapping[int, float]], prompts: Sequence[str] | None) -> str:
+    figures = [f"{name} {rows[i]:.3g}" for name, rows in scores.items() if i in rows]
+    return ", ".join([*([prompts[i % len(prompts)]] if prompts else []), f"#{i}", *figures])
 
 
 def _enlarged(image: Tensor, side: int) -> Image.Image:

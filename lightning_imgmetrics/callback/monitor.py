@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics._images import check_value_range
-from lightning_imgmetrics.callback.media import Panel
+from lightning_imgmetrics.callback.media import Panel, gathered_panel
 from lightning_imgmetrics.callback.progress import sampling_bar
 from lightning_imgmetrics.callback.reference import measure_reference
 from lightning_imgmetrics.callback.sampler import accepted, draw, module_sample
@@ -29,8 +28,8 @@ from lightning_imgmetrics.callback.writers import Writer, writers_of
 from lightning_imgmetrics.data.images import ImageBatches, Source
 from lightning_imgmetrics.data.prompts import read_prompts
 from lightning_imgmetrics.errors import NotEnoughSamples, UnknownName
-from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
 from lightning_imgmetrics.result import Result
 from lightning_imgmetrics.suite import MetricSuite
 
@@ -41,20 +40,20 @@ class ImageMetricsCallback(Callback):
     """Samples images at validation, measures them, and logs values, panels and timings as `<prefix>/...`.
 
     `metrics`: keys, a mapping of names to metrics, or a `MetricSuite`. `sampler`: see `ImageSampler`; default
-    `pl_module.sample`. `reference`: dataset, loader, folder, tensor or iterable of batches with the real images of
-    distribution metrics; default the trainer's validation loader. `prompts`: texts or a file with one per line;
-    sample i takes prompt i mod their number. `num_samples` in all, over all ranks; `every`: see `Every`.
-    `weights`: "ema" or "raw"; "auto" takes those of `WeightAveraging` once it has averaged. `value_range` of float
-    samples and reference, default [0, 1]. `media`: how many samples go into the panel. `folder`: also write panels as
-    PNG and `results.jsonl`. `dry_run`: send two samples through everything during the sanity check. `gradients`: for
-    samplers that need them. Training is bitwise the same with and without the callback.
+    `pl_module.sample`. `reference`: dataset, loader, folder, archive, tensor or iterable of batches with the real
+    images of distribution metrics, or `ReferenceStatistics`; default the trainer's validation loader. `prompts`: texts
+    or a file of them; sample i takes prompt i mod their number. `num_samples` in all, over all ranks; `every`: see
+    `Every`. `weights`: "ema" or "raw"; "auto" takes those of `WeightAveraging` once it has averaged. `value_range` of
+    float samples and reference, default [0, 1]. `media`: how many samples go into the panel. `folder`: also write
+    panels as PNG and `results.jsonl`. `dry_run`: send two samples through everything during the sanity check.
+    `gradients`: for samplers that need them. Training is bitwise the same with and without the callback.
     """
 
     def __init__(
         self,
         metrics: MetricSuite | Mapping[str, ImageMetric] | Iterable[str | ImageMetric],
         sampler: Callable[..., Any] | None = None,
-        reference: Source | None = None,
+        reference: Source | ReferenceStatistics | None = None,
         prompts: Sequence[str] | str | Path | None = None,
         *,
         num_samples: int = 1000,
@@ -85,6 +84,8 @@ class ImageMetricsCallback(Callback):
         for name, m in self.suite.named().items():
             if m.extractor is None:
                 raise ValueError(f"metric {name!r} does not measure images: it cannot be used here")
+            if "labels" in m.inputs:
+                raise ValueError(f"metric {name!r} needs class labels: use a MetricSuite or `imgmetrics evaluate`")
         self.sampler = sampler or module_sample
         accepted(self.sampler)
         self.reference = reference
@@ -236,14 +237,19 @@ class ImageMetricsCallback(Callback):
             started = time.perf_counter()
             results = self.suite.results()
             seconds["compute"] = time.perf_counter() - started
-            panel = self._panel(shown)
+            panel = gathered_panel(shown, self.suite.scores(), self.prompts)
         tail = f"|seed:{self.seed}|model_weights:{label}"
         return {k: replace(r, signature=r.signature + tail) for k, r in results.items()}, label, seconds, panel
 
     def _measure_reference(self, trainer: Trainer) -> None:
         self.suite.reset()
-        if any(isinstance(m, DistributionMetric) for m in self.suite.named().values()):
+        if any("real" in m.inputs for m in self.suite.named().values()):
             source = self.reference
+            if isinstance(source, ReferenceStatistics):
+                if trainer.is_global_zero:  # as a measured reference, which is pooled there
+                    self.suite.update_reference(source)
+                self._has_reference = True
+                return
             if source is None:
                 if trainer.val_dataloaders is None and trainer.state.fn == "fit" and trainer.enable_validation:
                     trainer.validating = True  # as Lightning does when the first epoch will validate
@@ -299,26 +305,6 @@ class ImageMetricsCallback(Callback):
             shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
             seconds["networks"] += self._clock(pl_module) - sampled
         return shown
-
-    def _panel(self, shown: list[tuple[int, Tensor]]) -> Panel | None:
-        """The samples with the smallest ids, gathered on rank 0 with their prompts and scores."""
-        rank, size = world()
-        scores = self.suite.scores()
-        captions = {i: self._caption(i, scores) for i, _ in shown}
-        gathered: list[Any] = [(shown, captions)]
-        if size > 1:
-            gathered = [None] * size
-            dist.all_gather_object(gathered, (shown, captions))
-        images = {i: image for part, _ in gathered for i, image in part}
-        texts = {i: text for _, part in gathered for i, text in part.items()}
-        if rank > 0 or not images:
-            return None
-        columns = len(self.prompts) if self.prompts and len(self.prompts) <= 12 else 8  # one prompt below another
-        return Panel([images[i] for i in sorted(images)], [texts[i] for i in sorted(images)], columns)
-
-    def _caption(self, i: int, scores: Mapping[str, Mapping[int, float]]) -> str:
-        figures = [f"{name} {rows[i]:.3g}" for name, rows in scores.items() if i in rows]
-        return ", ".join([*(self._prompts([i]) or []), f"#{i}", *figures])
 
     def _prompts(self, ids: Sequence[int]) -> list[str] | None:
         return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]

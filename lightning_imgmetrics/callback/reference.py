@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning_imgmetrics._distributed import rendezvous, sum_, world
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
 from lightning_imgmetrics.errors import NotEnoughSamples
-from lightning_imgmetrics.metrics.base import DistributionMetric
 
 if TYPE_CHECKING:
     from lightning_imgmetrics.suite import MetricSuite
@@ -32,7 +31,7 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
     """
     rank, size = world()
     path = None
-    distances = [m for m in suite.named().values() if isinstance(m, DistributionMetric)]
+    distances = [m for m in suite.named().values() if "real" in m.inputs]
     identified = all(m.extractor is not None and m.extractor.identified for m in distances)
     if cache and identified and not isinstance(batches.source, Iterator):  # that could not be read twice
         content = content_hash(batches, suite.value_range)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,9 @@ def build(measures: Measures, *, protocol_is_used: bool = False) -> dict[str, Im
     for option, value in wanted.items():
         if value is not None and not any(option in _options(key, measures) for key in made):
             raise UsageError(f"{option}: none of {', '.join(made)} takes it")
-    served = {m.extractor.card.name for key, m in made.items() if "--weights" in _options(key, measures) and m.extractor}
+    served = {
+        m.extractor.card.name for key, m in made.items() if "--weights" in _options(key, measures) and m.extractor
+    }
     if len(served) > 1:
         raise UsageError(
             f"--weights is one file, and the metrics use {' and '.join(sorted(served))}: give each its own with"
@@ -60,7 +62,8 @@ def needs(keys: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key in keys:
         maker: Any = METRICS[key]
-        for name in (maker.func if isinstance(maker, partial) else maker).inputs:
+        kind: Any = maker.func if isinstance(maker, partial) else maker
+        for name in kind.inputs:
             found.setdefault(name, []).append(key)
     return found
 
@@ -93,7 +96,7 @@ def default_network(key: str) -> str:
     return "" if named is None else str(named.default)
 
 
-def _one(key: str, measures: Measures, given: Mapping[str, Any]) -> ImageMetric:
+def _one(key: str, measures: Measures, given: dict[str, Any]) -> ImageMetric:
     options = {name: value for part in _options(key, measures).values() for name, value in part.items()} | given
     try:
         m = metric(key, **options)

@@ -17,7 +17,7 @@ from lightning_imgmetrics.cli.loop import Front, Loop, refuse_failed
 from lightning_imgmetrics.cli.ranks import chosen_device, gathered, together
 from lightning_imgmetrics.cli.request import Request, UsageError
 from lightning_imgmetrics.cli.resume import Position, RunFolder
-from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.errors import ImgMetricsError
 from lightning_imgmetrics.metrics.banked import BankMetric
 from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
 from lightning_imgmetrics.models.weights import sha256
@@ -38,9 +38,13 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found; `report` is None for a shard. The sides know the names of the images."""
+    """What an evaluation found; `report` is None for a shard. The sides know the names of the images.
+
+    `errors`: metric -> why it has no result; it takes nothing from the others.
+    """
 
     report: Report | None
+    errors: dict[str, str]
     sides: dict[str, Side]
     counts: dict[str, int]
     neighbors: list[Neighbor]
@@ -70,16 +74,17 @@ def evaluate(request: Request, front: Front) -> Outcome:
         plan = prepare(request, front)
     failed = measure(plan, front)
     suite, neighbors, report = plan.suite, [], None
+    errors: dict[str, str] = {}
     if request.shard[1] == 1:
         if request.neighbors:
             neighbors = _neighbors(suite)
-        report = report_of(suite, failed, request.generated, request.reference)
+        report, errors = report_of(suite, failed, request.generated, request.reference)
     if request.save_state is not None:
         suite.pool()
         with together("saving the states"):
             if world()[0] == 0:
                 suite.save(request.save_state, about={**plan.about, "failed": failed, "totals": plan.totals})
-    return Outcome(report, plan.sides, _counts(plan, failed), neighbors)
+    return Outcome(report, errors, plan.sides, _counts(plan, failed), neighbors)
 
 
 def prepare(request: Request, front: Front) -> Plan:
@@ -101,7 +106,8 @@ def prepare(request: Request, front: Front) -> Plan:
     about = _about(replace(request, measures=measures), sides, suite, statistics=statistics)
     folder, position = None, None
     if request.run is not None:
-        configuration = {**about, "device": device.type, "batch_size": request.batch_size, "hashed": request.hashed}
+        configuration = {key: value for key, value in about.items() if key != "max_failed"}
+        configuration |= {"device": device.type, "batch_size": request.batch_size, "hashed": request.hashed}
         folder = RunFolder(
             Path(request.run),
             rank=rank,
@@ -134,14 +140,23 @@ def sorted_failures(failed: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(failed, key=lambda f: (f["side"], f["id"]))
 
 
-def report_of(suite: MetricSuite, failed: list[dict[str, Any]], generated: Any, reference: Any) -> Report:
-    """The results over all ranks, and the scores that any of them holds."""
+def report_of(
+    suite: MetricSuite, failed: list[dict[str, Any]], generated: Any, reference: Any
+) -> tuple[Report, dict[str, str]]:
+    """The results over all ranks and the scores that any of them holds; and metric -> why it has no result."""
+    results, errors = {}, {}
+    with suite._synced():
+        for name, m in suite.named().items():
+            try:
+                results[name] = replace(m.result(), name=name)
+            except ImgMetricsError as error:  # the same on all ranks: the states are
+                errors[name] = str(error)
     scores: dict[str, dict[int, float]] = {}
     for mine in gathered(suite.scores()):
         for name, column in mine.items():
             scores.setdefault(name, {}).update(column)
     ordered = {name: dict(sorted(column.items())) for name, column in scores.items()}
-    return Report(suite.results(), ordered, failed, generated, reference)
+    return Report(results, ordered, failed, generated, reference), errors
 
 
 def _refuse_incomplete(request: Request, wanted: dict[str, list[str]], *, statistics: bool) -> None:
@@ -215,8 +230,6 @@ def measure_statistics(request: Request, front: Front) -> ReferenceStatistics | 
         plan = prepare(request, front)
     measure(plan, front)
     content = [sum(column) for column in zip(*gathered(plan.position.content), strict=True)]
-    if sum(_counts(plan, []).values()) == 0 and plan.sides:
-        raise NotEnoughSamples("the reference", 0, 2, "there are no images")
     plan.suite.pool()
     if world()[0] > 0:
         return None

@@ -34,7 +34,7 @@ class Measures:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Measures:
-        listed = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+        listed: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
         return cls(**{field.name: listed[field.name] for field in fields(cls)})
 
 

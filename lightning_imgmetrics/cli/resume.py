@@ -75,7 +75,7 @@ class RunFolder:
         return self._read(suite) if self.path.exists() else None
 
     def save(self, suite: MetricSuite, position: Position, *, due: bool = False) -> None:
-        """Write the states if the time has come or `due`; a full disk is reported and leaves the last file as it was."""
+        """Write the states if the time has come or `due`; a full disk is reported and leaves the last file whole."""
         if not due and time.monotonic() - self._saved < self.every:
             return
         about = {"format": _FORMAT, "configuration": self.configuration, "position": asdict(position)}

@@ -47,7 +47,7 @@ class Report:
             "n_failed": len(self.failed),
             "version": __version__,
         }
-        return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+        return json_text(content)
 
     @classmethod
     def from_json(cls, text: str, name: str = "the report") -> Report:
@@ -55,9 +55,7 @@ class Report:
         try:
             content = json.loads(text)
             results = {key: _result(value) for key, value in content["results"].items()}
-            scores = {
-                key: {int(i): _number(x) for i, x in column.items()} for key, column in content["scores"].items()
-            }
+            scores = {key: {int(i): _number(x) for i, x in column.items()} for key, column in content["scores"].items()}
             return cls(results, scores, content["failed"], content["generated"], content["reference"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IncompatibleStates(f"{name} is no JSON report of `imgmetrics evaluate`: {error!r}") from error
@@ -65,10 +63,10 @@ class Report:
 
 def rows(results: Iterable[Result]) -> list[dict[str, object]]:
     """One mapping of `COLUMNS` per result; None where there is no interval."""
-    out = []
+    out: list[dict[str, object]] = []
     for r in results:
         low, high = (None, None) if r.interval is None else r.interval
-        values = (r.name, r.value, low, high, r.n, r.unit, _BETTER[r.higher_is_better], r.signature)
+        values: tuple[object, ...] = (r.name, r.value, low, high, r.n, r.unit, _BETTER[r.higher_is_better], r.signature)
         out.append(dict(zip(COLUMNS, values, strict=True)))
     return out
 
@@ -130,6 +128,11 @@ def rich_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
     for line in lines:
         table.add_row(*map(Text, line))
     return table
+
+
+def json_text(content: Any) -> str:
+    """JSON with NaN and infinity as strings, which `Report.from_json` reads back."""
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
 
 
 def _plain(x: Any) -> Any:

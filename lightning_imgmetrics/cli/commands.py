@@ -1,0 +1,131 @@
+"""What each command does once its options are read: run the engine, show and write what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_imgmetrics.cli import listing
+from lightning_imgmetrics.cli.build import expand
+from lightning_imgmetrics.cli.compare import COLUMNS, Comparison, compare, read_report
+from lightning_imgmetrics.cli.console import Terminal
+from lightning_imgmetrics.cli.evaluate import Outcome, evaluate, measure_statistics
+from lightning_imgmetrics.cli.merge import merge
+from lightning_imgmetrics.cli.output import show_report, write_neighbors, write_report, write_scores, write_text
+from lightning_imgmetrics.cli.ranks import process_group
+from lightning_imgmetrics.cli.request import Request, UsageError
+from lightning_imgmetrics.errors import ImgMetricsError
+from lightning_imgmetrics.report.tables import Report, csv_text, json_text, markdown_table, rich_table
+
+
+def run_evaluate(
+    request: Request, *, quiet: bool, scores: str | None, neighbors: str | None, **files: str | None
+) -> None:
+    request = replace(request, measures=_expanded(request))
+    with process_group() as (rank, _):
+        terminal = Terminal(rank=rank, quiet=quiet)
+        outcome = evaluate(request, terminal)
+        if rank == 0:
+            _give(outcome, request, terminal, scores=scores, neighbors=neighbors, **files)
+
+
+def _give(
+    outcome: Outcome,
+    request: Request,
+    terminal: Terminal,
+    *,
+    scores: str | None,
+    neighbors: str | None,
+    **files: str | None,
+) -> None:
+    if outcome.report is None:
+        i, k = request.shard
+        counts = " and ".join(f"{n} {name}" for name, n in outcome.counts.items())
+        terminal.show(f"shard {i}/{k}: {counts} images, states in {request.save_state}; next `imgmetrics merge`")
+        return
+    _report(outcome.report, terminal, **files)
+    if scores is not None:
+        write_scores(outcome, scores)
+    if neighbors is not None:
+        write_neighbors(outcome, neighbors)
+    _refuse(outcome.errors)
+
+
+def _report(report: Report, terminal: Terminal, **files: str | None) -> None:
+    if report.results:
+        show_report(report, terminal)
+        write_report(report, **files)
+
+
+def _refuse(errors: Mapping[str, str]) -> None:
+    """The results of the other metrics are shown and written by now."""
+    if errors:
+        raise ImgMetricsError("; ".join(f"no {name}: {why}" for name, why in errors.items()))
+
+
+def run_stats(request: Request, *, output: str, quiet: bool) -> None:
+    if Path(output).suffix != ".safetensors":
+        raise UsageError(f"--output must end in .safetensors, got {output!r}")
+    request = replace(request, measures=_expanded(request))
+    with process_group() as (rank, _):
+        terminal = Terminal(rank=rank, quiet=quiet)
+        found = measure_statistics(request, terminal)
+        if found is not None:
+            path = Path(output).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found.save(path)
+            n = "an unknown number of" if found.n is None else found.n
+            kept = ", ".join(sorted({str(entry.signature) for entry in found.entries}))
+            terminal.show(f"{output}: {n} images, content {found.content or 'unknown'}, {kept}")
+
+
+def run_merge(shards: list[str], *, device: str, quiet: bool, **files: str | None) -> None:
+    terminal = Terminal(quiet=quiet)
+    report, errors = merge(shards, device=device)
+    _report(report, terminal, **files)
+    _refuse(errors)
+
+
+def run_compare(
+    a: str, b: str, *, force: bool, seed: int, quiet: bool, json: str | None, csv: str | None, markdown: str | None
+) -> None:
+    terminal = Terminal(quiet=quiet)
+    pair = read_report(a), read_report(b)
+    found = compare(*pair, force=force, seed=seed)
+    alone = [name for one, other in (pair, pair[::-1]) for name in one.results if name not in other.results]
+    cells = [comparison.cells() for comparison in found]
+    terminal.show(f"A: {a}\nB: {b}", rich_table(COLUMNS, cells))
+    for comparison in found:
+        if comparison.unlike:
+            terminal.note(f"forced: {comparison.name} was not measured in the same way ({comparison.unlike})")
+    if alone:
+        terminal.note(f"in one of the two only: {', '.join(alone)}")
+    if json is not None:
+        write_text(json, json_text({"a": a, "b": b, "comparisons": [c.values() for c in found]}))
+    if csv is not None:
+        write_text(csv, _csv(found))
+    if markdown is not None:
+        write_text(markdown, markdown_table(COLUMNS, cells) + "\n")
+
+
+def _csv(found: list[Comparison]) -> str:
+    lines: list[list[Any]] = []
+    for c in found:
+        lines.append([c.name, c.a, c.b, c.difference, *(c.interval or (None, None)), c.p, c.better, c.by, c.unlike])
+    return csv_text(["metric", "a", "b", "difference", "low", "high", "p", "better", "by", "unlike"], lines)
+
+
+def show_metrics(*, markdown: bool) -> None:
+    rows = listing.metric_rows()
+    table = markdown_table(listing.METRIC_COLUMNS, rows) if markdown else rich_table(listing.METRIC_COLUMNS, rows)
+    Terminal().show(table)
+
+
+def show_models() -> None:
+    Terminal().show(rich_table(listing.MODEL_COLUMNS, listing.model_rows()))
+
+
+def _expanded(request: Request) -> Any:
+    return replace(request.measures, metrics=expand(request.measures.metrics))

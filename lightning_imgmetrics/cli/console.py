@@ -1,0 +1,50 @@
+"""What a command says on the terminal: tables on stdout, the rest on stderr, all from the first rank."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+
+class Terminal:
+    """The first rank speaks; `quiet` leaves errors and notes, and takes the tables and the progress bar away."""
+
+    def __init__(self, *, rank: int = 0, quiet: bool = False):
+        self.speaks, self.quiet = rank == 0, quiet
+        self._out, self._err = Console(), Console(stderr=True)
+
+    def note(self, text: str) -> None:
+        if self.speaks:
+            self._err.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def show(self, *tables: Any) -> None:
+        """Tables as they are, texts without wrapping."""
+        for table in tables if self.speaks and not self.quiet else ():
+            if isinstance(table, str):
+                self._out.print(table, soft_wrap=True, markup=False, highlight=False)
+            else:
+                self._out.print(table)
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+        """Images, images per second and time left; only where somebody watches."""
+        if not self.speaks or self.quiet or not sys.stderr.isatty():
+            yield lambda n: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        speed = TextColumn("{task.fields[speed]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+        with Progress(*columns, console=self._err) as progress:
+            task = progress.add_task(title, total=total, completed=done, speed="")
+
+            def advance(n: int) -> None:
+                progress.advance(task, n)
+                rate = progress.tasks[0].speed
+                progress.update(task, speed="" if rate is None else f"{rate:.1f} images/s")
+
+            yield advance

@@ -1,0 +1,85 @@
+"""The options that several commands share; importing this loads no framework."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from lightning_imgmetrics.cli.request import UsageError
+from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
+
+F = TypeVar("F", bound=Callable[..., Any])
+_WHAT, _HOW, _OUT, _RUN = "What is measured", "How it runs", "What is written", "Parts of a run"
+
+
+def _option(panel: str, help: str, *names: str, **kwargs: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **kwargs)
+
+
+Metrics = Annotated[
+    str, _option(_WHAT, "Keys, comma-separated: see `imgmetrics metrics`. prdc = precision,recall,density,coverage.")
+]
+Network = Annotated[str | None, _option(_WHAT, "Network of the metrics with an argument `network`.")]
+Protocol = Annotated[
+    str | None,
+    _option(
+        _WHAT, "What is done to images before Inception, or the tool a statistics file is from: pytorch-fid, adm, ..."
+    ),
+]
+Weights = Annotated[str | None, _option(_WHAT, "File with the weights of the network.")]
+Settings = Annotated[
+    list[str] | None, _option(_WHAT, "KEY.ARGUMENT=VALUE for a metric, such as kid.subset_size=100.", "--set")
+]
+Prompts = Annotated[
+    str | None, _option(_WHAT, "Prompts of the generated images: .txt, .jsonl, .csv, or a folder of .txt files.")
+]
+Target = Annotated[str | None, _option(_WHAT, "Images that the generated ones should equal, paired by name.")]
+Labels = Annotated[str | None, _option(_WHAT, "Classes: `folder`, or a prompt table with categories.")]
+ReferenceLabels = Annotated[str | None, _option(_WHAT, "Classes of the reference, as --labels.")]
+Limit = Annotated[int | None, _option(_WHAT, "Only the first N generated images.")]
+Alpha = Annotated[str, _option(_WHAT, "Transparency: drop, or on white or black.")]
+Intervals = Annotated[bool, _option(_WHAT, "Jackknife intervals of Fréchet distances, from 20 groups.", "--intervals")]
+Seed = Annotated[int | None, _option(_WHAT, "Seed of the metrics that draw subsets.")]
+
+BatchSize = Annotated[str, _option(_HOW, "Images per batch, or auto; halved when memory runs out.")]
+Workers = Annotated[int | None, _option(_HOW, "Processes that decode.")]
+Device = Annotated[str, _option(_HOW, "auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, _option(_HOW, "float32 or bfloat16; the deviation it causes is measured and printed.")]
+Compile = Annotated[bool, _option(_HOW, "torch.compile the networks.", "--compile")]
+MaxFailed = Annotated[float, _option(_HOW, "Unreadable images to leave out: a number, or below 1 a share.")]
+
+Run = Annotated[str | None, _option(_RUN, "Folder to save the states in while measuring.")]
+Resume = Annotated[bool, _option(_RUN, "Go on with the run in --run.", "--resume")]
+SaveEvery = Annotated[float, _option(_RUN, "Seconds between saves; 0: after each batch.")]
+Shard = Annotated[str | None, _option(_RUN, "I/K: measure only the I-th of K shares (from 1), of both sides.")]
+SaveState = Annotated[str | None, _option(_RUN, "File for the states, for `imgmetrics merge`.")]
+
+Json = Annotated[str | None, _option(_OUT, "File for results, scores and failures, for `imgmetrics compare`.")]
+Csv = Annotated[str | None, _option(_OUT, "File for the table of results.")]
+Markdown = Annotated[str | None, _option(_OUT, "File for the table of results with signatures.")]
+Scores = Annotated[str | None, _option(_OUT, "CSV file with the scores of each image.")]
+Neighbors = Annotated[str | None, _option(_OUT, "CSV file with the nearest reference image of each generated one.")]
+Quiet = Annotated[bool, _option(_OUT, "No table and no progress bar.", "--quiet", "-q")]
+Debug = Annotated[bool, _option(_OUT, "Show where an error comes from.", "--debug")]
+
+
+def reporting_errors(command: F) -> F:
+    """Errors of this package, and files that cannot be read or written, become one line and an exit code.
+
+    2 for a command that cannot be meant so, 1 for what went wrong while it ran; `debug=True` lets them through.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ImgMetricsError, OSError) as error:
+            if kwargs.get("debug"):
+                raise
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2 if isinstance(error, UsageError | UnknownName) else 1) from None
+
+    return run  # type: ignore[return-value]

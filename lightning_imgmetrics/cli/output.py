@@ -1,0 +1,61 @@
+"""The files that a command writes, each whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lightning_imgmetrics._files import write_atomically
+from lightning_imgmetrics.cli.console import Terminal
+from lightning_imgmetrics.cli.evaluate import Outcome
+from lightning_imgmetrics.report.tables import Report, csv_text, n_failed, to_csv, to_markdown, to_table
+
+
+def write_text(path: str, text: str) -> None:
+    """Atomically, folders made as needed."""
+    target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(part: Path) -> None:
+        part.write_text(text, "utf-8")
+
+    write_atomically(target, write)
+
+
+def show_report(report: Report, terminal: Terminal) -> None:
+    """The table, and under it the signature of each number."""
+    terminal.show(to_table(report), *(f"{r.name}: {r.signature}" for r in report.results.values()))
+    if report.failed:
+        terminal.note(n_failed(report))
+
+
+def write_report(report: Report, *, json: str | None, csv: str | None, markdown: str | None) -> None:
+    forms: list[tuple[str | None, Callable[[], str]]] = [
+        (json, report.to_json),
+        (csv, lambda: to_csv(report.results.values())),
+        (markdown, lambda: to_markdown(report)),
+    ]
+    for path, text in forms:
+        if path is not None:
+            write_text(path, text())
+
+
+def write_scores(outcome: Outcome, path: str) -> None:
+    """One line per generated image: id, name, and its score under each metric that has one."""
+    assert outcome.report is not None
+    scores, side = outcome.report.scores, outcome.sides["generated"]
+    ids = sorted({i for column in scores.values() for i in column})
+    lines = [[i, side.source.name(i), *(column.get(i) for column in scores.values())] for i in ids]
+    write_text(path, csv_text(["id", "name", *scores], lines))
+
+
+def write_neighbors(outcome: Outcome, path: str) -> None:
+    """One line per generated image, nearest first: what may be copied comes first."""
+    generated, reference = outcome.sides["generated"], outcome.sides.get("reference")
+    lines = []
+    for row in outcome.neighbors:
+        known = reference is not None and row.nearest >= 0
+        name = reference.source.name(row.nearest) if known and reference is not None else ""
+        nearest = row.nearest if row.nearest >= 0 else None
+        lines.append([row.id, generated.source.name(row.id), nearest, name, row.distance])
+    write_text(path, csv_text(["id", "name", "nearest_id", "nearest_name", "distance"], lines))
