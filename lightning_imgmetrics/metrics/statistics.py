@@ -164,7 +164,9 @@ def _reference_streams(m: ImageMetric) -> list[str]:
 
 
 def _fits(known: Signature, wanted: Signature) -> bool:
-    return all(wanted.fields.get(key) == value for key, value in known.fields.items())
+    """Whether features described by `known` are those that are wanted; a published file may not tell the weights."""
+    keys = {*known.fields, *wanted.fields} - ({"weights"} - {*known.fields})
+    return all(known.fields.get(key) == wanted.fields.get(key) for key in keys)
 
 
 def _kind(state: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +78,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def values(path: Path) -> dict[str, float]:
     return {name: result["value"] for name, result in load(path)["results"].items()}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
