@@ -27,6 +27,17 @@ def test_train_digits(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
+def test_custom_extractor() -> None:
+    """Each failure shows in the metric that is meant for it."""
+    rows = runpy.run_path(str(EXAMPLE.parent / "custom_extractor.py"))["main"]()
+    real, blurred, sevens, copies = rows.values()
+    assert real["frechet"] < copies["frechet"] < blurred["frechet"] < sevens["frechet"]
+    assert blurred["precision"] < 0.8 < real["precision"]
+    assert sevens["recall"] < 0.3 < real["recall"]
+    assert copies["authenticity"] < 0.01 < 0.4 < real["authenticity"]
+    assert sevens["vendi"] < real["vendi"]
+
+
 def test_digits_clip_is_made_from_training_digits_alone() -> None:
     """The split of the two examples is the same."""
     trained, held_out = runpy.run_path(str(EXAMPLE))["digits"]()

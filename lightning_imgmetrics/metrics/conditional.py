@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
+from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, psd_factor, row_factor
 from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution import InceptionInput
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Ids, Stream
-from lightning_imgmetrics.models.base import Features
+from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.moments import Moments
 
@@ -38,7 +38,7 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
 
     def __init__(
         self,
-        feature: Any = 2048,
+        feature: int | nn.Module | Extractor = 2048,
         *,
         class_names: Sequence[str] | None = None,
         normalize: bool = False,
@@ -75,19 +75,28 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
         **_: Any,
     ) -> None:
         x = features[self.layers[0]]
-        column = torch.as_tensor(labels, device=x.device)
-        if column.shape != (len(x),) or column.is_floating_point():
-            got = f"{tuple(column.shape)} {column.dtype}"
-            raise ShapeError(f"`labels` must be {len(x)} integers, one per image, got {got}")
-        known = _MAX_LABEL if self.class_names is None else len(self.class_names)
-        if len(x) and not 0 <= int(column.min()) <= int(column.max()) < known:
-            raise ValueError(f"`labels` must lie in [0, {known}), got {int(column.min())}..{int(column.max())}")
+        self.check_inputs(len(x), labels=labels)
+        column = torch.as_tensor(labels, device=x.device)[:, None].to(x)
         for name in self.streams_of(real):
-            self.absorb(name, torch.cat([x, column[:, None].to(x)], 1), ids)
+            self.absorb(name, torch.cat([x, column], 1), ids)
+
+    def check_inputs(self, n: int, *, labels: Tensor | Sequence[int] = (), **_: Any) -> None:
+        try:
+            column = torch.as_tensor(labels)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(f"`labels` must be {n} integers, one per image, got {labels!r}") from error
+        if column.shape != (n,) or column.is_floating_point() or column.dtype == torch.bool:
+            got = f"{tuple(column.shape)} {column.dtype}"
+            raise ShapeError(f"`labels` must be {n} integers, one per image, got {got}")
+        known = _MAX_LABEL if self.class_names is None else len(self.class_names)
+        if n and not 0 <= int(column.min()) <= int(column.max()) < known:
+            raise ValueError(f"`labels` must lie in [0, {known}), got {int(column.min())}..{int(column.max())}")
 
     def summarize(self) -> Summary:
         sides = [self.store.features(self.read(f"{side}_labelled")) for side in ("real", "fake")]
         labels = torch.cat([side[:, -1] for side in sides]).unique().tolist()
+        if not all(side.isfinite().all() for side in sides):
+            raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for some images")
         if not labels:
             raise NotEnoughSamples(self.name, 0, 2, "images of each class on each side")
         values: dict[str, float] = {}

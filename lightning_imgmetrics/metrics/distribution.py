@@ -48,7 +48,7 @@ class InceptionInput(ImageMetric):
 
     def network_for(
         self,
-        feature: str | int | nn.Module,
+        feature: str | int | nn.Module | Extractor,
         *,
         normalize: bool,
         protocol: str,
@@ -56,11 +56,13 @@ class InceptionInput(ImageMetric):
         antialias: bool = True,
         input_img_size: tuple[int, int, int] = (3, 299, 299),
     ) -> tuple[Extractor, str]:
-        """(extractor, layer) of the constructor's arguments."""
+        """(extractor, layer) of the constructor's arguments; an `Extractor` comes with its default layer."""
         if not isinstance(normalize, bool):
             raise ValueError("Argument `normalize` expected to be a bool")
         self.normalize, self.protocol, self.channels = normalize, protocol, input_img_size[0]
         network = inception(protocol, weights, antialias=antialias)
+        if isinstance(feature, Extractor):
+            return feature, feature.default_layer
         if isinstance(feature, nn.Module):
             return CustomExtractor(feature, image_size=input_img_size, floating=normalize), "features"
         if isinstance(feature, bool) or not isinstance(feature, str | int):
@@ -87,5 +89,5 @@ class InceptionInput(ImageMetric):
         return self.extractor.network(self.device)
 
     def parameters_of_value(self) -> dict[str, Any]:
-        mine = {} if isinstance(self.extractor, CustomExtractor) else {"protocol": self.protocol}
+        mine = {"protocol": self.protocol} if isinstance(self.extractor, InceptionExtractor) else {}
         return {**mine, **super().parameters_of_value()}

@@ -49,7 +49,7 @@ class InceptionScore(InceptionInput, SetMetric):
 
     def __init__(
         self,
-        feature: str | int | nn.Module = "logits_unbiased",
+        feature: str | int | nn.Module | Extractor = "logits_unbiased",
         splits: int = 10,
         normalize: bool = False,
         *,

@@ -112,7 +112,7 @@ class FrechetInceptionDistance(InceptionInput, FrechetDistance):
 
     def __init__(
         self,
-        feature: int | nn.Module = 2048,
+        feature: int | nn.Module | Extractor = 2048,
         reset_real_features: bool = True,
         normalize: bool = False,
         input_img_size: tuple[int, int, int] = (3, 299, 299),

@@ -21,6 +21,7 @@ from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution import InceptionInput, unit_rows
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Stream
+from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.table import extractor_of
 from lightning_imgmetrics.states.moments import Moments
@@ -43,7 +44,7 @@ class KernelInceptionDistance(InceptionInput, BankMetric):
 
     def __init__(
         self,
-        feature: str | int | nn.Module = 2048,
+        feature: str | int | nn.Module | Extractor = 2048,
         subsets: int = 100,
         subset_size: int = 1000,
         degree: int = 3,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.likelihood import feature_likelihood_divergence
@@ -34,9 +36,12 @@ class FeatureLikelihoodDivergence(BankMetric):
 
     def update_test(self, images: Images, ids: Ids | None = None) -> None:
         """Add held-out real images (n, 3, h, w)."""
-        features = self.extract(self.accept(images))
-        self.absorb("real_test", self._streams["real_test"].vectors(features), ids)
-        self._computed = None
+        if "real_test" in self._lenders:
+            raise TypeError("another fld of this MetricSuite keeps the held-out images of both: call its `update_test`")
+        with torch.inference_mode(False), torch.no_grad():
+            features = self.extract(self.accept(images))
+            self.absorb("real_test", self._streams["real_test"].vectors(features), ids)
+            self._computed = None
 
     def streams_of(self, real: bool) -> list[str]:
         return [name for name in super().streams_of(real) if name != "real_test"]

@@ -21,6 +21,7 @@ from lightning_imgmetrics.metrics.distribution import InceptionInput
 from lightning_imgmetrics.metrics.frechet import FrechetDistance
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Stream
+from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.states.moments import Moments
 
 
@@ -169,7 +170,7 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
 
     def __init__(
         self,
-        feature: int | nn.Module = 2048,
+        feature: int | nn.Module | Extractor = 2048,
         reset_real_features: bool = True,
         normalize: bool = False,
         cosine_distance_eps: float = 0.1,

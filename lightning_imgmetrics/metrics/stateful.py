@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._version import __version__
-from lightning_imgmetrics.errors import ShapeError, require
+from lightning_imgmetrics.errors import IncompatibleStates, ShapeError, require
 from lightning_imgmetrics.functional.intervals import mean_interval
 from lightning_imgmetrics.metrics.streams import Ids, StreamMetric
 from lightning_imgmetrics.models.base import Extractor, Features
@@ -66,6 +66,9 @@ class ImageMetric(StreamMetric):
     @abstractmethod
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
         """Feed the streams with what `extractor` returned for one batch."""
+
+    def check_inputs(self, n: int, **inputs: Any) -> None:
+        """Raise if `update_features` would refuse these inputs of n images: a suite asks before it feeds anyone."""
 
     @abstractmethod
     def summarize(self) -> Summary:
@@ -131,6 +134,7 @@ class ImageMetric(StreamMetric):
     def pool(self) -> None:
         """Move the states of all ranks into rank 0; the others start empty. Collective."""
         rank, size = world(self.process_group)
+        self._computed = None
         if size > 1:
             self._sync_dist(process_group=self.process_group)
             for name in self._blanks:
@@ -142,8 +146,14 @@ class ImageMetric(StreamMetric):
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Merge a metric measured in the same way (another shard, rank or run); SignatureMismatch otherwise."""
+        self._refuse_alone("merge")
+        self.merge_member(incoming_state)
+
+    def merge_member(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """`merge_state` by a suite, which merges all metrics that share their samples."""
         if isinstance(incoming_state, ImageMetric):
             self.signature().require_like(incoming_state.signature())
+            self._require_states_like(incoming_state)
             self._update_count += incoming_state._update_count
         self._computed = None
         super().merge_state(incoming_state)
@@ -160,8 +170,7 @@ class ImageMetric(StreamMetric):
 
         @functools.wraps(update)
         def outside_inference(*args: Any, **kwargs: Any) -> None:
-            if self._lenders:
-                raise TypeError(f"this {self.name} shares its samples with the rest of a MetricSuite: update the suite")
+            self._refuse_alone("update")
             with torch.inference_mode(False), torch.no_grad():
                 wrapped(*args, **kwargs)
 
@@ -183,6 +192,16 @@ class ImageMetric(StreamMetric):
                     self.unsync(self._should_unsync)
 
         return outside_inference
+
+    def _refuse_alone(self, action: str) -> None:
+        if self.shares:
+            raise TypeError(f"this {self.name} shares its samples with the rest of a MetricSuite: {action} the suite")
+
+    def _require_states_like(self, other: ImageMetric) -> None:
+        for name, stream in self._streams.items():
+            theirs = other._streams[name].state if name in other._streams else None
+            if theirs != stream.state:
+                raise IncompatibleStates(f"{self.name}: this metric keeps {stream.state}, the other one {theirs}")
 
     # Images
 

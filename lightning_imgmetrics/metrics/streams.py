@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_imgmetrics.states.moments import GroupedMoments, Moments, reduce_
 Ids = Tensor | Sequence[int]
 _MAX_ID = 1 << 53  # ids share float64 tables with scores
 _PARTS = 64  # batches a table collects before they are merged
+PARTS_OF_STREAM = ("", "_ids", "_late_ids", "_late")  # what the names of its states end with
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class StreamMetric(Metric):
         self._blanks: dict[str, Tensor] = {}
         self._anonymous: dict[str, int] = {}  # samples without an id, by stream
         self._lenders: dict[str, tuple[StreamMetric, str]] = {}  # streams that another metric of the suite keeps
+        self._lends = False  # whether other metrics read streams of this one
         self._synced_lenders: list[StreamMetric] = []
 
     def add_stream(self, name: str, stream: Stream) -> None:
@@ -73,7 +75,34 @@ class StreamMetric(Metric):
 
     def borrow(self, name: str, lender: StreamMetric, theirs: str) -> None:
         """Read the equal stream of another metric from now on, and keep none: as a suite does."""
-        self._lenders[name] = lender, theirs
+        self._lenders[name], lender._lends = (lender, theirs), True
+        for state in _states_of(name, self._defaults):
+            self._blanks.pop(state, None)
+            for kept in (self._defaults, self._reductions, self._persistent):
+                del kept[state]
+            delattr(self, state)
+
+    @property
+    def shares(self) -> bool:
+        """Whether a suite keeps streams of this metric and of others together."""
+        return bool(self._lenders) or self._lends
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no stream has a sample yet."""
+        states = [getattr(self, state) for name in self._streams for state in _states_of(name, self._defaults)]
+        return not any(x.any() if isinstance(x, Tensor) else any(map(len, x)) for x in states)
+
+    @property
+    def metric_state(self) -> dict[str, Any]:
+        """As torchmetrics'; with the streams that another metric keeps for this one."""
+        lent = {
+            name + state.removeprefix(theirs): value
+            for name, (lender, theirs) in self._lenders.items()
+            for state, value in lender.metric_state.items()
+            if state in _states_of(theirs, lender._defaults)
+        }
+        return {**super().metric_state, **lent}
 
     def absorb(self, name: str, vectors: Tensor, ids: Ids | None = None) -> None:
         """Add vectors (n, w) to a stream."""
@@ -232,7 +261,7 @@ class StreamMetric(Metric):
         with torch.inference_mode(False):
             super()._reduce_states(incoming_state)
             for name, stream in self._streams.items():
-                if not stream.state.keyed:
+                if not stream.state.keyed and name not in self._lenders:
                     self._settle_all_but_newest(name)
             for name in self._blanks:
                 if self._due(name, [*getattr(self, name), self._blanks[name]]):
@@ -270,7 +299,8 @@ class StreamMetric(Metric):
             reduce(flat)
             for name, value in zip(sums, flat, strict=True):
                 setattr(self, name, value)
-            states = [(stream.state, getattr(self, name)) for name, stream in self._streams.items()]
+            own = {name: stream for name, stream in self._streams.items() if name not in self._lenders}
+            states = [(stream.state, getattr(self, name)) for name, stream in own.items()]
             moments = [pair for s, x in states if isinstance(s, Moments | GroupedMoments) for pair in s.split(x)]
             if moments:
                 reduce_moments(moments, reduce)
@@ -294,6 +324,11 @@ class StreamMetric(Metric):
             return self
         super()._apply(lambda x: x.to(device), [*exclude_state, *self._hosted])
         return self
+
+
+def _states_of(stream: str, states: Iterable[str]) -> list[str]:
+    """The names among `states` that belong to a stream."""
+    return [f"{stream}{part}" for part in PARTS_OF_STREAM if f"{stream}{part}" in states]
 
 
 def _unseen(ids: Tensor, seen: Tensor) -> Tensor:
