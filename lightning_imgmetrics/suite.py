@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base import ScoreMetric
-from lightning_imgmetrics.metrics.shards import check_names, read_states, save_states
+from lightning_imgmetrics.metrics.shards import check_names, read_states, require_shared, save_states
 from lightning_imgmetrics.metrics.stateful import ImageMetric, check_texts
 from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
 from lightning_imgmetrics.metrics.streams import Ids
@@ -64,11 +64,17 @@ class MetricSuite(MetricCollection):
     def _share_streams(self) -> None:
         """Metrics that keep the same of the same network (KID, precision, recall: all features) keep it once."""
         kept: dict[tuple[object, ...], ImageMetric] = {}
-        for m in self.named().values():
-            if m._update_count:  # what it has seen, the others have not
+        members = list(self.named().values())
+        for name, m in self.named().items():
+            if any(lender not in members for lender, _ in m._lenders.values()):
+                raise ValueError(f"metric {name!r} shares its samples with the rest of another MetricSuite: make a new one")
+            if m._update_count or not m.untouched:  # what it has seen, the others have not
                 continue
+            ways = m._to_sync, m.dist_sync_fn, m.process_group, getattr(m, "reset_real_features", None)
             for name, stream in m._streams.items():
-                lender = kept.setdefault((m.extractor, name, stream), m) if stream.layer else m
+                if name in m._lenders:
+                    continue
+                lender = kept.setdefault((m.extractor, name, stream, ways), m) if stream.layer else m
                 if lender is not m:
                     m.borrow(name, lender, name)
 
@@ -113,6 +119,7 @@ class MetricSuite(MetricCollection):
             for field in m.inputs:
                 if given[field] is None:
                     raise TypeError(f"metric {name!r} needs `{field}=` in update")
+            m.check_inputs(n, **given)
         if prompts is not None:
             check_texts(prompts, n)
         if targets is not None and sum(map(len, targets)) != n:
@@ -239,14 +246,15 @@ class MetricSuite(MetricCollection):
         if isinstance(other, MetricSuite):
             theirs = other.named()
             check_names(self.named(), theirs)
+            require_shared(self.named(), {name: m.metric_state for name, m in theirs.items()})
             for name, m in self.named().items():
-                m.merge_state(theirs[name])
+                m.merge_member(theirs[name])
             return
         states, _ = read_states(self.named(), Path(other))
         for name, m in self.named().items():
             empty: dict[str, Any] = {k: [] if isinstance(v, list) else v.clone() for k, v in m._defaults.items()}
             m._update_count += 1
-            m.merge_state(empty | {k: [v] if k in m._blanks else v for k, v in states[name].items()})
+            m.merge_member(empty | {k: [v] if k in m._blanks else v for k, v in states[name].items()})
 
     # Images
 

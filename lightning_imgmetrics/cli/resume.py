@@ -70,7 +70,7 @@ class RunFolder:
             raise UsageError(f"--run {self.folder} is not empty: add --resume to go on with it, or name a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_world()
-        for part in self.folder.glob(f"{self.path.name}.*.part"):  # of a process that was killed while it wrote
+        for part in self.folder.glob(f".{self.path.stem}-*"):  # of a process that was killed while it wrote
             part.unlink(missing_ok=True)
         return self._read(suite) if self.path.exists() else None
 
@@ -79,7 +79,7 @@ class RunFolder:
         if not due and time.monotonic() - self._saved < self.every:
             return
         about = {"format": _FORMAT, "configuration": self.configuration, "position": asdict(position)}
-        tensors = {key: x.detach().cpu().contiguous() for key, x in _states(suite.named()).items()}
+        tensors = _states(suite.named())
         try:
             write_atomically(self.path, lambda part: save_file(tensors, part, {"about": json.dumps(about)}))
         except (OSError, SafetensorError) as error:
@@ -121,14 +121,16 @@ def _states(metrics: Mapping[str, ImageMetric]) -> dict[str, Tensor]:
     tensors = {}
     for name, m in metrics.items():
         for state in own_states(m, None):
-            value = getattr(m, state)
+            value, stream = getattr(m, state), m._streams.get(state)
             if not isinstance(value, list):
-                tensors[f"{name}/{state}"] = value
+                tensors[f"{name}/{state}"] = value.cpu().clone()
                 continue
             # Rows that are only sorted may be joined; sums may not, as that would change how they round.
-            summed = state in m._streams and not m._streams[state].state.keyed
-            parts = value if summed else [m.table(state)]
-            tensors |= {f"{name}/{state}/{i}": part for i, part in enumerate(parts) if len(part)}
+            summed = stream is not None and not stream.state.keyed
+            parts = [part.cpu().contiguous() for part in (value if summed else [m.table(state)])]
+            # Streams may hold one tensor of ids in common, which the format does not take; a bank is never shared.
+            alone = stream is not None and stream.state.host
+            tensors |= {f"{name}/{state}/{i}": x if alone else x.clone() for i, x in enumerate(parts) if len(x)}
     return tensors
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,22 +16,36 @@ from torch import Tensor
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.errors import IncompatibleStates
 from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.streams import PARTS_OF_STREAM
 from lightning_imgmetrics.result import Signature
+from lightning_imgmetrics.states.hash import fingerprint
 
 
 def save_states(
     metrics: Mapping[str, ImageMetric], path: Path, *, side: str | None = None, about: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the states and signatures of `metrics` atomically; `side="real"` writes the reference alone."""
-    tensors = {}
+    """Write the states and signatures of `metrics` atomically; `side="real"` writes the reference alone.
+
+    What several metrics share is written once; `lent` says whose it is.
+    """
+    tensors: dict[str, Tensor] = {}
+    written: set[int] = set()
     for name, m in metrics.items():
-        for state in own_states(m, side):
-            value = m.table(state) if state in m._blanks else getattr(m, state)
-            # Streams may hold one tensor of ids in common, which the format does not take; a bank is never shared.
-            large = state in m._streams and m._streams[state].state.host
-            tensors[f"{name}/{state}"] = value.cpu().contiguous() if large else value.cpu().contiguous().clone()
+        for state in m._defaults:
+            if side is None or state.startswith(f"{side}_"):
+                value = (m.table(state) if state in m._blanks else getattr(m, state)).cpu().contiguous()
+                # The format takes no tensor twice, and two tables of ids or filled references may be one.
+                tensors[f"{name}/{state}"] = value.clone() if value.data_ptr() in written else value
+                written.add(value.data_ptr())
+    names = {id(m): name for name, m in metrics.items()}
+    lent = {
+        f"{name}/{stream}": f"{names[id(lender)]}/{theirs}"
+        for name, m in metrics.items()
+        for stream, (lender, theirs) in m._lenders.items()
+    }
     signatures = {name: str(m.signature()) for name, m in metrics.items()}
-    metadata = {"signatures": json.dumps(signatures), "side": side or "all", "about": json.dumps(about or {})}
+    described = {"signatures": signatures, "lent": lent, "about": about or {}}
+    metadata = {"side": side or "all", **{key: json.dumps(value) for key, value in described.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 
@@ -38,6 +53,7 @@ def save_states(
 def read_states(metrics: Mapping[str, ImageMetric], path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """(name -> state -> tensor, about) of a file that `save_states` wrote for metrics like these.
 
+    Each metric gets the states that it keeps itself, whether or not the same ones were shared where they were saved.
     Raises IncompatibleStates (another set of metrics, a damaged file) and SignatureMismatch (measured otherwise).
     """
     metadata, tensors = _open(path)
@@ -45,12 +61,19 @@ def read_states(metrics: Mapping[str, ImageMetric], path: Path) -> tuple[dict[st
     check_names(metrics, signatures)
     for name, m in metrics.items():
         Signature.parse(signatures[name]).require_like(m.signature())
+    for stream, lender in json.loads(metadata.get("lent", "{}")).items():
+        tensors |= {stream + part: tensors[lender + part] for part in PARTS_OF_STREAM if lender + part in tensors}
     states: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in tensors.items():
         name, state = key.rsplit("/", 1)
-        if state not in metrics[name]._defaults:
-            raise IncompatibleStates(f"{path}: metric {name!r} keeps no state {state!r}")
-        states[name][state] = value.to(metrics[name]._place(state))
+        states[name][state] = value
+    require_shared(metrics, states)
+    for name, m in metrics.items():
+        lent = [f"{stream}{part}" for stream in m._lenders for part in PARTS_OF_STREAM]
+        kept = {state: value for state, value in states[name].items() if state not in lent}
+        for state, value in kept.items():
+            _check(m, state, value, f"{path}: metric {name!r}")
+        states[name] = {state: value.to(m._place(state)) for state, value in kept.items()}
     return states, json.loads(metadata.get("about", "{}"))
 
 
@@ -63,10 +86,38 @@ def read_about(path: Path) -> dict[str, Any]:
         raise IncompatibleStates(f"{path} is not a saved suite: {error}") from error
 
 
-def own_states(m: ImageMetric, side: str | None) -> list[str]:
-    """The names of the states that `m` itself keeps, of one side or all."""
-    lent = tuple(f"{name}{part}" for name in m._lenders for part in ("", "_ids", "_late_ids", "_late"))
-    return [k for k in m._defaults if k not in lent and (side is None or k.startswith(f"{side}_"))]
+def require_shared(metrics: Mapping[str, ImageMetric], states: Mapping[str, Mapping[str, Any]]) -> None:
+    """IncompatibleStates unless metrics that share a stream here have equal ones in `states`."""
+    names = {id(m): name for name, m in metrics.items()}
+    for name, m in metrics.items():
+        for stream, (lender, theirs) in m._lenders.items():
+            for part in PARTS_OF_STREAM:
+                pair = states[name].get(stream + part), states[names[id(lender)]].get(theirs + part)
+                mine, other = (torch.cat(x) if isinstance(x, list) and x else x for x in pair)
+                if mine is not other and not (_empty(mine) and _empty(other)) and not _equal(mine, other):
+                    raise IncompatibleStates(
+                        f"metrics {names[id(lender)]!r} and {name!r} share their samples in this suite, those to be"
+                        " taken over saw different ones"
+                    )
+
+
+def _empty(x: Any) -> bool:
+    return x is None or len(x) == 0
+
+
+def _equal(x: Any, y: Any) -> bool:
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and fingerprint(x) == fingerprint(y)
+
+
+def _check(m: ImageMetric, state: str, value: Tensor, where: str) -> None:
+    if state not in m._defaults:
+        raise IncompatibleStates(f"{where} keeps no state {state!r}")
+    wanted = m._blanks.get(state, m._defaults[state])
+    shape, found = (x.shape[1:] if state in m._blanks else x.shape for x in (wanted, value))
+    if shape != found or wanted.dtype != value.dtype:
+        raise IncompatibleStates(
+            f"{where} keeps {state!r} as {tuple(shape)} {wanted.dtype}, the file has {tuple(found)} {value.dtype}"
+        )
 
 
 def check_names(metrics: Mapping[str, ImageMetric], names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.data.stats import PublicStatistics, read_statistics
 from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, SignatureMismatch
+from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution import inception, unit_rows
 from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy
 from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.metrics.streams import Stream
+from lightning_imgmetrics.metrics.streams import PARTS_OF_STREAM, Stream
 from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.dinov2 import Dinov2Extractor
@@ -59,17 +61,17 @@ class ReferenceStatistics:
     def of(cls, metrics: Iterable[ImageMetric], *, content: str = "") -> ReferenceStatistics:
         """The reference side of `metrics`; NotEnoughSamples if they have none."""
         entries: dict[tuple[str, str], Entry] = {}
-        for m in metrics:
-            for name in _reference_streams(m):
-                stream = m._streams[name]
-                signature = network_signature(m.extractor, stream)
-                if (str(signature), repr(stream.state)) not in entries:
-                    value = m.read(name).cpu().contiguous()
-                    entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
+        for m, name in _reference_streams(metrics):
+            stream = m._streams[name]
+            signature = network_signature(m.extractor, stream)
+            if (str(signature), repr(stream.state)) not in entries:
+                value = m.read(name).clone().cpu().contiguous()
+                entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
         counts = {_count(entry) for entry in entries.values()}
         if not counts or max(counts) == 0:
             raise NotEnoughSamples("the reference", 0, 2, "update the metrics with reference images first")
-        return cls(tuple(entries.values()), max(counts), content)
+        known = [_count(e) for e in entries.values() if getattr(e.state, "size", None) is None and _count(e) < UNKNOWN]
+        return cls(tuple(entries.values()), max(known, default=None), content)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, atomically."""
@@ -97,7 +99,7 @@ class ReferenceStatistics:
 
         `protocol` says which tool made a file that does not say so itself; `n`, of how many images, if it is known.
         """
-        if Path(path).suffix == ".safetensors":
+        if _is_safetensors(Path(path)):
             return cls._own(Path(path))
         public = read_statistics(Path(path))
         n = public.n if n is None else n
@@ -123,15 +125,23 @@ class ReferenceStatistics:
         return cls(tuple(entries), about["n"], about["content"])
 
     def fill(self, metrics: Iterable[ImageMetric]) -> None:
-        """Replace the reference side of `metrics`; SignatureMismatch says what differs, and nothing is changed."""
-        found = [(m, name, self._serve(m, name)) for m in metrics for name in _reference_streams(m)]
+        """Replace the reference side of `metrics`; SignatureMismatch says what differs, and nothing is changed.
+
+        Where metrics sync over ranks, rank 0 takes it and the others start empty: it counts once.
+        """
+        metrics = list(metrics)
+        owned = {(id(m), name): (m, name) for m, name in map(_owner, _reference_streams(metrics))}
+        found = [(m, name, self._serve(m, name)) for m, name in owned.values()]
         for m, name, value in found:
-            if name in m._lenders:
-                continue
-            for part in ("_ids", "_late_ids", "_late"):
+            state = m._streams[name].state
+            if m._to_sync and world(m.process_group)[0] > 0:
+                value = state.empty()
+            for part in PARTS_OF_STREAM[1:]:
                 if f"{name}{part}" in m._blanks:
                     setattr(m, f"{name}{part}", [])
-            setattr(m, name, [value] if name in m._blanks else value.to(m._home))
+            # Sums change in place, so each metric gets its own.
+            setattr(m, name, [value] if name in m._blanks else value.clone().to(m._home))
+        for m in metrics:
             m._computed = None
 
     def _serve(self, m: ImageMetric, name: str) -> Tensor:
@@ -159,8 +169,24 @@ def network_signature(extractor: Extractor | None, stream: Stream) -> Signature:
     return Signature.of(**network, layer=stream.layer, **transform)
 
 
-def _reference_streams(m: ImageMetric) -> list[str]:
-    return [name for name in m._streams if name.startswith("real_")]
+def _reference_streams(metrics: Iterable[ImageMetric]) -> Iterator[tuple[ImageMetric, str]]:
+    for m in metrics:
+        if isinstance(m, DistributionMetric):
+            yield from ((m, name) for name in m.streams_of(real=True))
+
+
+def _owner(pair: tuple[ImageMetric, str]) -> tuple[ImageMetric, str]:
+    """Who keeps the stream: the metric itself, or the one that it shares it with in a suite."""
+    m, name = pair
+    return m._lenders.get(name, pair)  # type: ignore[return-value]
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by its content: the length of a JSON header, then the header."""
+    if path.suffix == ".safetensors":
+        return True
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _fits(known: Signature, wanted: Signature) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_parts import DIGITS, METRICS, N, N_REAL, done, folder, imgmetrics, load, make_inputs, refused, table, values
+from cli_parts import DIGITS, METRICS, N_REAL, N, done, folder, imgmetrics, load, make_inputs, refused, table, values
 from conftest import random_images
 from PIL import Image
 
@@ -110,10 +110,8 @@ def test_limit_takes_the_first_images(inputs: list[Any], report: Path, tmp_path:
         "--quiet",
     ]
     done("evaluate", *inputs, *arguments)
-    expected = load(report)["scores"]["clip_score"]
-    assert load(tmp_path / "a.json")["scores"]["clip_score"] == pytest.approx(
-        {str(i): expected[str(i)] for i in range(5)}
-    )
+    found, every = (load(path)["scores"]["clip_score"] for path in (tmp_path / "a.json", report))
+    assert found == pytest.approx({str(i): every[str(i)] for i in range(5)})
 
 
 def test_targets_are_paired_by_name(tmp_path: Path) -> None:
