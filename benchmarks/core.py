@@ -9,20 +9,17 @@ Prints a Markdown table: what was measured, ours, theirs, the ratio, and the rat
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor, nn
+from common import D, Row, Rows, peak_memory, random_inception, row, show, timed
+from torch import Tensor
 
 from lightning_imgmetrics import (
     FrechetDistance,
@@ -32,38 +29,6 @@ from lightning_imgmetrics import (
     LPIPSDiversity,
 )
 from lightning_imgmetrics.functional import frechet
-
-Row = tuple[str, str, str, str, str]
-D = 2048
-
-
-def timed(*functions: Callable[[], Any], repeats: int = 3) -> list[float]:
-    """Median seconds of each function; they take turns, so that a drift of the machine meets all of them."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
-        for function, taken in zip(functions, seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn:  # the first turn warms up
-                taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in seconds]
-
-
-def row(what: str, ours: float, theirs: float, aim: str) -> Row:
-    return what, f"{ours:.3f} s", f"{theirs:.3f} s", f"{theirs / ours:.1f}x", aim
-
-
-def random_inception(folder: str) -> str:
-    """Inception-v3 with random weights in the layout of the public file."""
-    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
-
-    with (
-        mock.patch.object(fidelity, "load_state_dict_from_url", return_value={}),
-        mock.patch.object(nn.Module, "load_state_dict"),
-    ):
-        network = fidelity.FeatureExtractorInceptionV3("inception", ["2048"])
-    torch.save(network.state_dict(), f"{folder}/inception.pth")
-    return f"{folder}/inception.pth"
 
 
 def features() -> Iterator[Row]:
@@ -120,21 +85,6 @@ def distance() -> Iterator[Row]:
         lambda: _compute_fid(*means_covs),
     )
     yield row("- n = 500 < d through the Gram matrix, vs torchmetrics", small_s, few_s, "50x")
-
-
-class Rows(nn.Module):
-    """Images of one pixel row -> features, so that the state alone is measured."""
-
-    num_features = D
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).float()[:, :D]
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process in MiB (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _sync_rank(rank: int, size: int, store: str, ours: bool, out: str) -> None:
@@ -248,12 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="default: all")
     chosen = parser.parse_args().sections or list(SECTIONS)
-    warnings.filterwarnings("ignore")
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| what | ours | theirs | ratio | aim |\n|---|---|---|---|---|")
-    for name in chosen:
-        for cells in SECTIONS[name]():
-            print(f"| {' | '.join(cells)} |", flush=True)
+    show(cells for name in chosen for cells in SECTIONS[name]())
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ class MetricSuite(MetricCollection):
         members = list(self.named().values())
         for name, m in self.named().items():
             if any(lender not in members for lender, _ in m._lenders.values()):
-                raise ValueError(f"metric {name!r} shares its samples with the rest of another MetricSuite: make a new one")
+                raise ValueError(
+                    f"metric {name!r} shares its samples with the rest of another MetricSuite: make a new one"
+                )
             if m._update_count or not m.untouched:  # what it has seen, the others have not
                 continue
             ways = m._to_sync, m.dist_sync_fn, m.process_group, getattr(m, "reset_real_features", None)

@@ -17,6 +17,7 @@ ROWS = (
     ("metrics",),
     ("suite",),
     ("callback", "cli", "apps"),
+    ("__main__",),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
+_WIDTH = 200  # of files and pipes, which would otherwise be taken for a terminal of 80 columns
+
 
 class Terminal:
     """The first rank speaks; `quiet` leaves errors and notes, and takes the tables and the progress bar away."""
 
     def __init__(self, *, rank: int = 0, quiet: bool = False):
         self.speaks, self.quiet = rank == 0, quiet
-        self._out, self._err = Console(), Console(stderr=True)
+        known = sys.stdout.isatty() or "COLUMNS" in os.environ
+        self._out, self._err = Console(width=None if known else _WIDTH), Console(stderr=True)
 
     def note(self, text: str) -> None:
         if self.speaks:

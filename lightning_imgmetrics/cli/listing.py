@@ -45,5 +45,10 @@ def located(name: str) -> str | None:
     return None if path is None else str(path)
 
 
+def locations() -> dict[str, str | None]:
+    """`located` of each network of the table."""
+    return {name: located(name) for name in MODELS}
+
+
 def _network(name: str) -> Extractor:
     return extractor_of(name)[0]

@@ -202,10 +202,17 @@ def prefetch(names: Annotated[list[str], typer.Argument(help="Networks or hub id
 
 @models.command()
 @o.reporting_errors
-def where(name: Annotated[str, typer.Argument(help="Network or hub id")], debug: o.Debug = False) -> None:
+def where(
+    name: Annotated[str | None, typer.Argument(help="Network or hub id; default all of the table")] = None,
+    debug: o.Debug = False,
+) -> None:
     """Where the weights of a network lie; exit code 1 if they are not on this machine."""
-    from lightning_imgmetrics.cli.listing import located
+    from lightning_imgmetrics.cli.listing import located, locations
 
+    if name is None:
+        for known, path in locations().items():
+            typer.echo(f"{known}: {path or 'not on this machine'}")
+        return
     path = located(name)
     if path is None:
         typer.echo(f"{name} is not on this machine: imgmetrics models prefetch {name}", err=True)

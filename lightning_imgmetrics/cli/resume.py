@@ -18,7 +18,6 @@ from torch import Tensor
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.cli.request import UsageError
 from lightning_imgmetrics.errors import IncompatibleStates
-from lightning_imgmetrics.metrics.shards import own_states
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.suite import MetricSuite
 
@@ -120,7 +119,7 @@ def _states(metrics: Mapping[str, ImageMetric]) -> dict[str, Tensor]:
     """Every state by "metric/state", or "metric/state/part" where its parts wait to be merged."""
     tensors = {}
     for name, m in metrics.items():
-        for state in own_states(m, None):
+        for state in m._defaults:
             value, stream = getattr(m, state), m._streams.get(state)
             if not isinstance(value, list):
                 tensors[f"{name}/{state}"] = value.cpu().clone()
@@ -142,7 +141,7 @@ def _restore(metrics: Mapping[str, ImageMetric], tensors: Mapping[str, Tensor]) 
             raise IncompatibleStates(f"the run holds a state {key!r} that this version does not know")
         found[name, state].append((int(part[0]) if part else 0, value.to(metrics[name]._place(state))))
     for name, m in metrics.items():
-        for state in own_states(m, None):
+        for state in m._defaults:
             parts = [value for _, value in sorted(found[name, state], key=lambda item: item[0])]
             setattr(m, state, parts if isinstance(getattr(m, state), list) else parts[0])
         m._computed = None

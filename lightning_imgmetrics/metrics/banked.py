@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, UnknownName
 from lightning_imgmetrics.functional.manifold import nearest
 from lightning_imgmetrics.metrics.base import DistributionMetric
+from lightning_imgmetrics.metrics.distribution import network_of
 from lightning_imgmetrics.metrics.streams import Stream
 from lightning_imgmetrics.models.base import Extractor
-from lightning_imgmetrics.models.table import extractor_of
 from lightning_imgmetrics.states.bank import Bank
 
 BANKS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
@@ -44,7 +44,7 @@ class BankMetric(DistributionMetric):
             raise UnknownName("bank", bank, BANKS)
         if max_samples is not None and max_samples < 1:
             raise ValueError(f"`max_samples` must be None or at least 1, got {max_samples}")
-        extractor, own = extractor_of(network)
+        extractor, own = network_of(network)
         layer = layer or own
         d = extractor.dim(layer)
         self.store, self.max_samples, self.bank = Bank(d, max_samples, BANKS[bank]), max_samples, bank

@@ -84,6 +84,29 @@ class DistributionMetric(ImageMetric):
             setattr(self, name, value)
 
 
+class DeviationMetric(DistributionMetric):
+    """A distribution metric whose `compute` returns (mean, standard deviation) over parts of the samples."""
+
+    deviation: ClassVar[str]  # its name among the details, where it is left out if there is but one part
+
+    def compute(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(mean, standard deviation): scalars, float64; the latter is NaN where there is but one part."""
+        mean = super().compute()
+        assert self._summary is not None
+        return mean, mean.new_tensor(self._summary.details.get(self.deviation, torch.nan))
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        value = super().forward(*args, **kwargs)
+        self._forward_cache = (value, value.clone()) if isinstance(value, Tensor) else value
+        return self._forward_cache
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """As of any metric; of a pair that `compute` returned, the mean is drawn."""
+        val = self.compute() if val is None else val
+        means = [x[0] if isinstance(x, tuple) else x for x in (val if isinstance(val, list) else [val])]
+        return super().plot(means if isinstance(val, list) else means[0], ax)
+
+
 class ScoreMetric(ImageMetric):
     """The mean of one score per sample, with its standard error and interval.
 

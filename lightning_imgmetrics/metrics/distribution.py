@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.models.base import CustomExtractor, Extractor
 from lightning_imgmetrics.models.inception import InceptionExtractor
+from lightning_imgmetrics.models.table import extractor_of
 
 # What each tool does to an image before the same Inception network sees it (see README, "Protocols").
 PROTOCOLS: dict[str, dict[str, str]] = {
@@ -31,6 +33,11 @@ def inception(protocol: str, weights: str | None = None, *, antialias: bool = Tr
         raise ValueError(f"`antialias=False` belongs to protocol 'torchmetrics', got protocol {protocol!r}")
     rules = PROTOCOLS[protocol] | ({} if antialias else {"resize": "tf1-bilinear"})
     return InceptionExtractor(rules["resize"], rules["rounding"], rules["scale"], weights)
+
+
+def network_of(network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor) -> tuple[Extractor, str]:
+    """`extractor_of`; "inception" is fed as by default for FID, so that all metrics on it share one pass."""
+    return extractor_of(inception("torchmetrics") if network == "inception" else network)
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.entropy import class_probabilities, inception_score, vendi_score
 from lightning_imgmetrics.metrics.banked import Network
-from lightning_imgmetrics.metrics.base import DistributionMetric
-from lightning_imgmetrics.metrics.distribution import InceptionInput, unit_rows
+from lightning_imgmetrics.metrics.base import DeviationMetric, DistributionMetric
+from lightning_imgmetrics.metrics.distribution import InceptionInput, network_of, unit_rows
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Extractor
-from lightning_imgmetrics.models.table import extractor_of
 from lightning_imgmetrics.states.moments import Moments
 from lightning_imgmetrics.states.tables import Splits
 
@@ -34,7 +33,7 @@ class SetMetric(DistributionMetric):
         self.update_features(self.extract(self.accept(images)), ids=ids)
 
 
-class InceptionScore(InceptionInput, SetMetric):
+class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
     """Inception score: exp of the mean divergence of an image's class distribution from that of all; drop-in.
 
     `compute` returns (mean, standard deviation with ddof 1) over `splits` random splits of the images, which the hashed
@@ -43,6 +42,7 @@ class InceptionScore(InceptionInput, SetMetric):
     """
 
     name: ClassVar[str] = "inception_score"
+    deviation = "split_std"
     higher_is_better = True
     plot_lower_bound: float = 0.0
     feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
@@ -78,14 +78,8 @@ class InceptionScore(InceptionInput, SetMetric):
         if n == 0:
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
         scores = inception_score(count, mean[:, :-1], mean[:, -1])
-        spread = scores.std() if len(scores) > 1 else scores.new_tensor(torch.nan)
-        return Summary(scores.mean(), n, details={"split_std": float(spread)}, counts={"n": n})
-
-    def compute(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(mean, standard deviation) over the splits: scalars, float64."""
-        mean = super().compute()
-        assert self._summary is not None
-        return mean, mean.new_tensor(self._summary.details["split_std"])
+        details = {self.deviation: float(scores.std())} if len(scores) > 1 else {}
+        return Summary(scores.mean(), n, details=details, counts={"n": n})
 
     def parameters_of_value(self) -> dict[str, Any]:
         return {**super().parameters_of_value(), "splits": self.splits.size}
@@ -106,7 +100,7 @@ class VendiScore(SetMetric):
     def __init__(self, network: Network = "inception", *, layer: str | None = None, order: float = 1.0, **kwargs: Any):
         if not order > 0:
             raise ValueError(f"`order` must be above 0, got {order}")
-        extractor, own = extractor_of(network)
+        extractor, own = network_of(network)
         layer = layer or own
         self.order, self.moments = order, Moments(extractor.dim(layer))
         super().__init__(extractor, {"moments": Stream(self.moments, self.moments.d, layer, unit_rows)}, **kwargs)

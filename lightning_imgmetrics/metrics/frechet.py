@@ -13,11 +13,10 @@ from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, frechet_to_factor, psd_factor
 from lightning_imgmetrics.functional.intervals import extrapolate, jackknife
 from lightning_imgmetrics.metrics.base import DistributionMetric
-from lightning_imgmetrics.metrics.distribution import InceptionInput
+from lightning_imgmetrics.metrics.distribution import InceptionInput, network_of
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Stream
 from lightning_imgmetrics.models.base import Extractor
-from lightning_imgmetrics.models.table import extractor_of
 from lightning_imgmetrics.states.moments import UNKNOWN, GroupedMoments, Moments
 
 _TOO_FEW = "More than one sample is required for both the real and fake distributed to compute FID"
@@ -48,7 +47,7 @@ class FrechetDistance(DistributionMetric):
     ):
         if groups < 0 or groups == 1:
             raise ValueError(f"`groups` must be 0 (no interval) or at least 2, got {groups}")
-        extractor, own = extractor_of(network)
+        extractor, own = network_of(network)
         layer = layer or own
         d = extractor.dim(layer)
         self.groups, self.moments = groups, Moments(d)

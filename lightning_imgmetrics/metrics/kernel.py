@@ -17,17 +17,16 @@ from lightning_imgmetrics.functional.mmd import (
     subset_polynomial_mmd,
 )
 from lightning_imgmetrics.metrics.banked import BankMetric, Network
-from lightning_imgmetrics.metrics.base import DistributionMetric
-from lightning_imgmetrics.metrics.distribution import InceptionInput, unit_rows
+from lightning_imgmetrics.metrics.base import DeviationMetric, DistributionMetric
+from lightning_imgmetrics.metrics.distribution import InceptionInput, network_of, unit_rows
 from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Stream
 from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.models.clip import ClipExtractor
-from lightning_imgmetrics.models.table import extractor_of
 from lightning_imgmetrics.states.moments import Moments
 
 
-class KernelInceptionDistance(InceptionInput, BankMetric):
+class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
     """KID: unbiased squared MMD of Inception features under a cubic kernel; drop-in for torchmetrics.
 
     `compute` returns (mean, standard deviation) over `subsets` random subsets of `subset_size` samples; both sides need
@@ -37,6 +36,7 @@ class KernelInceptionDistance(InceptionInput, BankMetric):
     """
 
     name: ClassVar[str] = "kid"
+    deviation = "subset_std"
     higher_is_better = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
@@ -86,14 +86,8 @@ class KernelInceptionDistance(InceptionInput, BankMetric):
         subsets = [random_subsets(len(x), m, self.subsets, self.seed + i) for i, x in enumerate((real, fake))]
         kernel = partial(subset_polynomial_mmd, degree=self.degree, gamma=self.gamma, coef=self.coef)
         values = self.over_ranks(lambda share: kernel(real, fake, *subsets, share=share))
-        details = {"subset_std": float(values.std(correction=0))}
+        details = {self.deviation: float(values.std(correction=0))}
         return Summary(values.mean(), len(fake), details=details, counts={"n_real": len(real), "n": len(fake)})
-
-    def compute(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(mean, standard deviation) over the subsets: scalars, float64."""
-        mean = super().compute()
-        assert self._summary is not None
-        return mean, mean.new_tensor(self._summary.details["subset_std"])
 
     @property
     def real_features(self) -> list[Tensor]:
@@ -135,7 +129,7 @@ class CLIPMaximumMeanDiscrepancy(BankMetric):
         streaming: bool = False,
         **kwargs: Any,
     ):
-        extractor, own = extractor_of(network)
+        extractor, own = network_of(network)
         if isinstance(network, str) and isinstance(extractor, ClipExtractor):
             extractor = ClipExtractor(network, resize="crop-bicubic")
         self.streaming, layer = streaming, layer or own

@@ -31,12 +31,11 @@ def save_states(
     tensors: dict[str, Tensor] = {}
     written: set[int] = set()
     for name, m in metrics.items():
-        for state in m._defaults:
-            if side is None or state.startswith(f"{side}_"):
-                value = (m.table(state) if state in m._blanks else getattr(m, state)).cpu().contiguous()
-                # The format takes no tensor twice, and two tables of ids or filled references may be one.
-                tensors[f"{name}/{state}"] = value.clone() if value.data_ptr() in written else value
-                written.add(value.data_ptr())
+        for state in own_states(m, side):
+            value = (m.table(state) if state in m._blanks else getattr(m, state)).cpu().contiguous()
+            # The format takes no tensor twice, and two tables of ids or filled references may be one.
+            tensors[f"{name}/{state}"] = value.clone() if value.data_ptr() in written else value
+            written.add(value.data_ptr())
     names = {id(m): name for name, m in metrics.items()}
     lent = {
         f"{name}/{stream}": f"{names[id(lender)]}/{theirs}"
@@ -86,6 +85,11 @@ def read_about(path: Path) -> dict[str, Any]:
         raise IncompatibleStates(f"{path} is not a saved suite: {error}") from error
 
 
+def own_states(m: ImageMetric, side: str | None) -> list[str]:
+    """The names of the states that `m` itself keeps, of one side or all."""
+    return [state for state in m._defaults if side is None or state.startswith(f"{side}_")]
+
+
 def require_shared(metrics: Mapping[str, ImageMetric], states: Mapping[str, Mapping[str, Any]]) -> None:
     """IncompatibleStates unless metrics that share a stream here have equal ones in `states`."""
     names = {id(m): name for name, m in metrics.items()}
@@ -112,7 +116,7 @@ def _equal(x: Any, y: Any) -> bool:
 def _check(m: ImageMetric, state: str, value: Tensor, where: str) -> None:
     if state not in m._defaults:
         raise IncompatibleStates(f"{where} keeps no state {state!r}")
-    wanted = m._blanks.get(state, m._defaults[state])
+    wanted = m._blanks[state] if state in m._blanks else torch.as_tensor(m._defaults[state])
     shape, found = (x.shape[1:] if state in m._blanks else x.shape for x in (wanted, value))
     if shape != found or wanted.dtype != value.dtype:
         raise IncompatibleStates(

@@ -65,7 +65,8 @@ class ReferenceStatistics:
             stream = m._streams[name]
             signature = network_signature(m.extractor, stream)
             if (str(signature), repr(stream.state)) not in entries:
-                value = m.read(name).clone().cpu().contiguous()
+                value = m.read(name).cpu().contiguous()
+                value = value if stream.state.table else value.clone()  # sums change in place
                 entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
         counts = {_count(entry) for entry in entries.values()}
         if not counts or max(counts) == 0:
@@ -152,10 +153,10 @@ class ReferenceStatistics:
         for entry in alike:
             if entry.state == stream.state:
                 return entry.value
-            if isinstance(entry.state, Bank):
-                value = _converted(entry, stream.state)
-                if value is not None:
-                    return value
+        for entry in alike:
+            value = _converted(entry, stream.state) if isinstance(entry.state, Bank) else None
+            if value is not None:
+                return value
         held = "; ".join(f"{_kind(entry.state)} of {entry.signature}" for entry in self.entries)
         raise SignatureMismatch(
             f"metric {m.name!r} needs {_kind(stream.state)} of {wanted}, the reference statistics hold {held}"

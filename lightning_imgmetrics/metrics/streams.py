@@ -90,7 +90,8 @@ class StreamMetric(Metric):
     @property
     def untouched(self) -> bool:
         """Whether no stream has a sample yet."""
-        states = [getattr(self, state) for name in self._streams for state in _states_of(name, self._defaults)]
+        owners = [self._lenders.get(name, (self, name)) for name in self._streams]
+        states = [getattr(owner, state) for owner, name in owners for state in _states_of(name, owner._defaults)]
         return not any(x.any() if isinstance(x, Tensor) else any(map(len, x)) for x in states)
 
     @property

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("metric", "value", "low", "high", "n", "unit", "better", "signature")
 _SHOWN = ("metric", "value", "95 % interval", "n", "better")
+_LONG = ("measures", "source", "by")
 _BETTER = {True: "higher", False: "lower", None: ""}
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no numbers for these
 
@@ -118,13 +119,13 @@ def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> st
 
 
 def rich_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Table:
-    """Numbers and intervals do not break; long texts may."""
+    """A table for the terminal; numbers and names do not break, long texts may."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
     for column in columns:
-        table.add_column(column, no_wrap=column in _SHOWN)
+        table.add_column(column, no_wrap=column not in _LONG)
     for line in lines:
         table.add_row(*map(Text, line))
     return table

@@ -62,7 +62,8 @@ class Bank(State):
 
     def ids(self, state: Tensor) -> Tensor:
         """Sample ids (k,) int64, negative where a sample has none."""
-        return state[:, : self._pad].contiguous().view(torch.int64)[:, 0]
+        bits = state[:, : self._pad].clone(memory_format=torch.contiguous_format)  # also of one row, or none
+        return bits.view(torch.int64)[:, 0]
 
     def features(self, state: Tensor) -> Tensor:
         """The vectors (k, d), a view."""

@@ -37,7 +37,7 @@ class Moments(State):
         n = len(rows)
         if n == 0:
             return state
-        state = state.clone() if state.is_inference() else state
+        state = _writable(state)
         rows = rows.double()
         count, mean, scatter = self.unpack(state)
         batch_mean = rows.mean(0)
@@ -102,7 +102,7 @@ class GroupedMoments(State):
         return self.add(self.empty().to(rows.device), rows)
 
     def add(self, state: Tensor, rows: Tensor) -> Tensor:
-        state = state.clone() if state.is_inference() else state
+        state = _writable(state)
         parts = rows[:, 0].long().cpu()
         for part in parts.unique().tolist():
             self.moments.add(state[part], rows[(parts == part).to(rows.device), 1:])
@@ -130,6 +130,11 @@ class GroupedMoments(State):
 
     def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
         return [(self.moments, part) for part in state]
+
+
+def _writable(state: Tensor) -> Tensor:
+    """A state made in inference mode can be changed in that mode alone."""
+    return state.clone() if state.is_inference() and not torch.is_inference_mode_enabled() else state
 
 
 def reduce_moments(states: Sequence[tuple[Moments, Tensor]], sum_: Callable[[Tensor], None]) -> None:

@@ -63,7 +63,7 @@ def cut(batches: int, *command: Any) -> None:
 
 @pytest.mark.parametrize("batches", [0, 1, 6, 7, 9, 12])  # the reference has 7 batches, the generated images 6
 def test_a_run_goes_on_to_the_same_bits(
-    batches: int, command: list[Any], undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batches: int, command: list[Any], undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     run = ["--run", tmp_path / "run", "--save-every", 0]
     cut(batches, *command, *run)
@@ -79,7 +79,7 @@ def test_every_interval_of_saving_gives_the_same_bits(
         assert load(tmp_path / "a.json") == undisturbed
 
 
-def test_sums_by_group_are_not_merged_by_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_by_group_are_not_merged_by_saving(tmp_path: Path) -> None:
     """Saving after each of many batches must not change the order of the sums of Inception score and diversity."""
     images = folder(tmp_path / "generated", random_images(70, 8, 0))
     (tmp_path / "prompts.txt").write_text("\n".join(f"digit {i % 3}" for i in range(70)))
@@ -113,7 +113,7 @@ def test_only_the_images_that_are_left_are_read(
     assert seen == list(range(12, N))
 
 
-def test_failures_of_before_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_before_are_counted_once(tmp_path: Path) -> None:
     images = folder(tmp_path / "generated", random_images(12, 8, 0))
     for i in (1, 4, 5, 6, 7, 10):  # batch 1 has no image left
         (images / f"{i:03}.png").write_bytes(b"")
@@ -130,7 +130,7 @@ def test_failures_of_before_are_counted_once(tmp_path: Path, monkeypatch: pytest
     assert [f["id"] for f in expected["failed"]] == [1, 4, 5, 6, 7, 10]
 
 
-def test_statistics_go_on_too(inputs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_go_on_too(inputs: list[Any], tmp_path: Path) -> None:
     command = ["stats", inputs[2], "--metrics", "fd_digits_clip,precision", *DIGITS[:2], *DIGITS[6:], "--quiet"]
     done(*command, "-o", tmp_path / "a.safetensors")
     run = ["-o", tmp_path / "b.safetensors", "--run", tmp_path / "run", "--save-every", 0]
@@ -258,20 +258,22 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(f"digit {i % 7}" for i in range(90)))
     command = ["evaluate", generated, "--reference", reference, "--prompts", tmp_path / "prompts.txt", "--quiet"]
     command += ["--metrics", METRICS, *DIGITS, "--batch-size", 1, "--json"]
-    done(*command, tmp_path / "whole.json")
     state = tmp_path / "run" / STATE
-    line = [*command, tmp_path / "a.json", "--run", state.parent, "--save-every", 0, "--resume"]
-    words = [sys.executable, "-m", "lightning_imgmetrics", *map(str, line)]
+    # Linear algebra rounds by its number of threads: all processes must have the same.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "lightning_imgmetrics", *map(str, command)]
+    subprocess.run([*words, tmp_path / "whole.json"], env=environment, check=True)
+    words += [str(tmp_path / "a.json"), "--run", str(state.parent), "--save-every", "0", "--resume"]
     draw, kills = random.Random(0), 0
     for _ in range(3):
-        process = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+        process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
         _wait_for_saves(process, state, draw.randint(2, 40), draw.random() * 0.03)
         process.kill()
         _, errors = process.communicate()
         kills += process.returncode == -signal.SIGKILL
         assert process.returncode in (0, -signal.SIGKILL), errors.decode()
     assert kills >= 2
-    subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run(words, env=environment, check=True)
     assert load(tmp_path / "a.json") == load(tmp_path / "whole.json")
 
 

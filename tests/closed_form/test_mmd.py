@@ -184,3 +184,12 @@ def test_refusals() -> None:
         polynomial_mmd(x, randn(3, 4))
     with pytest.raises(ShapeError, match="`y_subsets`"):
         subset_polynomial_mmd(x, x, random_subsets(3, 2, 4, 0), random_subsets(3, 2, 5, 0))
+
+
+def test_gaussian_mmd_of_the_published_vector() -> None:
+    """cmmd-pytorch's distance of rows of numpy's RandomState(0), in float64 (its own float32 gives 2.327442)."""
+    random = np.random.RandomState(0)
+    rows = [random.randn(8, 16), random.randn(5, 16) + 0.5]
+    x, y = (torch.from_numpy(z.astype(np.float32)) for z in rows)
+    x, y = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
+    assert 1000 * float(gaussian_mmd(x, y)) == pytest.approx(2.327382, abs=6e-7)

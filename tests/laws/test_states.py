@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.base import State
 from lightning_imgmetrics.states.hash import text_key, uniform_hash
-from lightning_imgmetrics.states.moments import Moments
-from lightning_imgmetrics.states.tables import Groups, Reservoir, Samples
+from lightning_imgmetrics.states.moments import GroupedMoments, Moments
+from lightning_imgmetrics.states.tables import Groups, Reservoir, Samples, Splits
 
 STATES: dict[str, State] = {
     "moments_1": Moments(1),
@@ -25,6 +26,12 @@ STATES: dict[str, State] = {
     "reservoir_all": Reservoir(None, 3),
     "samples": Samples(),
     "groups": Groups(3, 2),
+    "splits": Splits(4, 2),
+    "grouped_moments": GroupedMoments(3, 4),
+    "bank": Bank(3),
+    "bank_bounded": Bank(3, 6),
+    "bank_float16": Bank(5, 6, torch.float16),
+    "bank_float64": Bank(2, None, torch.float64),
 }
 EVERY_STATE = pytest.mark.parametrize("name", STATES)
 
@@ -35,17 +42,26 @@ def rows_of(name: str, n: int, seed: int, offset: float = 0.0) -> Tensor:
     state = STATES[name]
     if isinstance(state, Moments):
         return torch.randn(n, state.d, generator=g, dtype=torch.float64) + offset
+    if isinstance(state, Splits | GroupedMoments):
+        return state.rows(torch.randn(n, state.d, generator=g).double() + offset, torch.randint(30, (n,), generator=g))
     if isinstance(state, Groups):
         keys = uniform_hash(torch.randint(5, (n, 1), generator=g))
         return torch.cat([keys, torch.randn(n, state.d, generator=g, dtype=torch.float64) + offset], 1)
     ids = torch.randint(12, (n,), generator=g)  # with duplicates within and between parts
     vectors = torch.stack([(ids + 1).double().mul(k + 1).sin() + offset for k in range(state.d)], 1)
+    if isinstance(state, Bank):
+        return state.rows(vectors, ids)
     keys = ids.double() if isinstance(state, Samples) else uniform_hash(ids)
     return torch.cat([keys[:, None], vectors], 1)
 
 
 def same(left: Tensor, right: Tensor) -> None:
-    assert left.dtype == torch.float64
+    """A bank to the bit: the ids in it are no numbers. Others up to rounding."""
+    assert left.dtype == right.dtype
+    if left.dtype != torch.float64:
+        assert left.shape == right.shape
+        assert left.numpy().tobytes() == right.numpy().tobytes()
+        return
     torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
 
 
@@ -86,7 +102,7 @@ def test_merge_and_of_leave_their_arguments_alone(name: str) -> None:
     kept = [x.clone() for x in (a, b, rows)]
     state.merge([a, b])
     state.of(rows)
-    assert all(torch.equal(x, y) for x, y in zip((a, b, rows), kept, strict=True))
+    assert all(x.numpy().tobytes() == y.numpy().tobytes() for x, y in zip((a, b, rows), kept, strict=True))
 
 
 @EVERY_STATE
@@ -180,6 +196,129 @@ def test_groups_are_complete() -> None:
     assert count.tolist() == [2, 1]
     assert spread.tolist() == [2, 0]
     assert mean.tolist() == [[5, 6], [1, 1]]
+
+
+# Banks
+
+BANKS = pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+
+
+@BANKS
+def test_a_bank_returns_what_was_put_in(dtype: torch.dtype) -> None:
+    """Ids of any size, also negative ones, and the vectors as `dtype` holds them; in the order of the hashes."""
+    ids = torch.tensor([0, 1, 7, 2**53 - 1, 2**40 + 3, -1, -2, -(2**33)])
+    vectors = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bank = Bank(3, None, dtype)
+    state = bank.of(bank.rows(vectors, ids))
+    order = uniform_hash(ids).argsort()
+    assert state.dtype == dtype
+    assert bank.ids(state).tolist() == ids[order].tolist()
+    assert torch.equal(bank.features(state), vectors[order].to(dtype))
+    assert state.numel() * state.element_size() == 8 * (8 + 3 * dtype.itemsize)
+
+
+@BANKS
+@pytest.mark.parametrize("size", [5, None])
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(20)), st.lists(st.integers(1, 6), min_size=20, max_size=20), st.integers(0, 20))
+def test_a_bank_keeps_the_same_members(
+    size: int | None, dtype: torch.dtype, order: list[int], batches: list[int], again: int
+) -> None:
+    """To the bit, in any order, batching and grouping, however often a sample comes."""
+    bank = Bank(2, size, dtype)
+    ids = torch.arange(20) * 12345678901
+    rows = bank.rows(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), ids)
+    ranked = rows[uniform_hash(ids).argsort()][:size]
+    parts = rows[[*order, *order[:again]]].split(_cut(batches, 20 + again))
+    kept = bank.empty()
+    for part in parts:
+        kept = bank.add(kept, part)
+    for found in (kept, bank.merge([bank.of(part) for part in parts])):
+        assert found.numpy().tobytes() == ranked.numpy().tobytes()
+
+
+def test_a_bounded_bank_is_a_uniform_sample() -> None:
+    """Each of 40 samples is kept equally often over 2000 sets of ids, with ids and without."""
+    for sign in (1, -1):
+        counts = torch.zeros(40)
+        bank = Bank(1, 10)
+        for block in range(2000):
+            ids = sign * (1 + 40 * block + torch.arange(40))
+            kept = bank.of(bank.rows(torch.arange(40.0)[:, None], ids))
+            counts[bank.features(kept)[:, 0].long()] += 1
+        assert counts.sum() == 20000
+        assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_samples_without_ids_are_all_kept() -> None:
+    """Several ranks or shards number theirs alike, and none is another's duplicate."""
+    bank = Bank(1)
+    parts = [bank.of(bank.rows(torch.arange(6.0)[:, None] + 10 * i, -1 - torch.arange(6))) for i in range(3)]
+    merged = bank.merge(parts)
+    assert sorted(bank.features(merged)[:, 0].tolist()) == [10 * i + j for i in range(3) for j in range(6)]
+    bounded = Bank(1, 9).merge(parts)
+    assert bounded.numpy().tobytes() == merged[:9].numpy().tobytes()
+
+
+def test_an_unchanged_bank_is_not_copied() -> None:
+    bank = Bank(3)
+    state = bank.of(rows_of("bank", 9, 0))
+    assert bank.merge([state]) is state
+    assert bank.merge([bank.empty()]).shape == (0, 5)
+
+
+# Parts of a stream
+
+
+def test_splits_and_groups_depend_on_the_ids_alone() -> None:
+    ids = torch.arange(300)
+    vectors = torch.randn(300, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shuffled = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    for state in (Splits(10, 3), GroupedMoments(3, 10)):
+        whole = state.of(state.rows(vectors, ids))
+        parts = [state.of(state.rows(vectors[i], ids[i])) for i in shuffled.split(70)]
+        same(state.merge(parts), whole)
+
+
+@pytest.mark.parametrize("groups", [2, 20])
+def test_groups_are_a_random_partition(groups: int) -> None:
+    """All samples, each once, spread evenly; Splits and GroupedMoments are drawn independently of one another."""
+    ids = torch.arange(4000)
+    grouped, splits = GroupedMoments(1, groups), Splits(groups, 1)
+    rows = grouped.rows(torch.ones(4000, 1).double(), ids)
+    counts = grouped.of(rows)[:, 0]
+    assert counts.sum() == 4000
+    assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-3
+    table = torch.zeros(groups, groups)
+    other = splits.rows(torch.ones(4000, 1).double(), ids)[:, 0]
+    table.index_put_((rows[:, 0].long(), other.long()), torch.ones(4000), accumulate=True)
+    assert scipy.stats.chi2_contingency(table.numpy()).pvalue > 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(12, 60), st.integers(0, 10**6), st.sampled_from([0.0, 100.0]))
+def test_leaving_a_group_out(n: int, seed: int, offset: float) -> None:
+    """The moments without each part, against the moments of the other samples."""
+    grouped, moments = GroupedMoments(3, 4), Moments(3)
+    vectors = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
+    rows = grouped.rows(vectors, seed + torch.arange(n))
+    state = grouped.of(rows)
+    same(grouped.total(state), moments.of(vectors))
+    for part, rest in enumerate(grouped.leave_out(state)):
+        others = vectors[rows[:, 0] != part]
+        if len(others):
+            torch.testing.assert_close(rest, moments.of(others), rtol=1e-9, atol=1e-7)
+
+
+def test_moments_of_a_known_mean_and_covariance() -> None:
+    moments = Moments(2)
+    mean, cov = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]])
+    for count in (2, 50000, 2.0**53):
+        state = moments.pack(count, mean, cov)
+        assert state.dtype == torch.float64
+        torch.testing.assert_close(moments.unpack(state)[1], mean.double(), rtol=0, atol=0)
+        torch.testing.assert_close(moments.cov(state), cov.double(), rtol=1e-15, atol=0)
+        same(moments.merge([state, moments.empty()]), state)
 
 
 # uniform_hash

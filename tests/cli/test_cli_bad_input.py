@@ -1,0 +1,133 @@
+"""Whatever is wrong with a command ends in one line and an exit code: 2 for usage, 1 for what happened."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_parts import DIGITS, METRICS, N, done, folder, imgmetrics, load, make_inputs, refused
+from conftest import random_images
+
+from lightning_imgmetrics.errors import NotEnoughSamples
+
+FD = ["--metrics", "fd_digits_clip", "--workers", "0", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--metrics", "fidd"], "`metric` must be one of 'fid', 'sfid'"),
+        (["--metrics", ","], "--metrics must name at least one metric"),
+        (["--metrics", "win_rate"], "win_rate compares ratings, not images"),
+        (["--metrics", "clip_score"], "--prompts is missing: clip_score cannot do without"),
+        (["--metrics", "lpips"], "--target is missing: lpips cannot do without"),
+        (["--metrics", "fd_digits_clip", "--network", "digits-clip"], "--network: none of fd_digits_clip takes it"),
+        (["--metrics", "fd_digits_clip", "--protocol", "adm"], "--protocol: none of fd_digits_clip takes it"),
+        (["--metrics", "fid", "--protocol", "admm"], "`protocol` must be one of 'torchmetrics'"),
+        (["--metrics", "fd_digits_clip", "--seed", "1"], "--seed: none of fd_digits_clip takes it"),
+        (["--set", "fd_digits_clip.groups=few"], "`groups` must be int, got 'few'"),
+        (["--set", "fd_digits_clip.groups=1"], "metric 'fd_digits_clip': `groups` must be 0 (no interval)"),
+        (["--set", "fd_digits_clip.group=2"], "got 'group'"),
+        (["--set", "fd_digits_clip.network=dinov2"], "got 'network'"),
+        (["--set", "fd_digits_clip.value_range=1"], "it is no plain value"),
+        (["--set", "groups=2"], "--set must be KEY.ARGUMENT=VALUE"),
+        (["--set", "kid.subsets=2"], "`--set` must be one of 'fd_digits_clip'; got 'kid'"),
+        (["--limit", "23"], "--limit asks for 23 images, there are 22"),
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
+        (["--batch-size", "big"], "--batch-size must be a positive number or auto, got 'big'"),
+        (["--workers", "-1"], "--workers must be at least 0"),
+        (["--max-failed", "1.5"], "--max-failed must be a whole number or a share below 1, got 1.5"),
+        (["--alpha", "pink"], "`alpha` must be one of"),
+        (["--dtype", "float16"], "`dtype` must be one of 'float32', 'bfloat16'"),
+        (["--device", "tpu"], "--device tpu cannot be used"),
+        (["--save-every", "-1"], "--save-every must be at least 0"),
+        (["--neighbors", "n.csv"], "--neighbors needs a metric that keeps features"),
+    ],
+)
+def test_usage(options: list[str], expected: str, inputs: list[Any]) -> None:
+    metrics = [] if "--metrics" in options else FD[:2]
+    assert expected in refused("evaluate", *inputs[:3], *metrics, *options, code=2)
+
+
+def test_one_weights_file_is_not_for_two_networks(inputs: list[Any], inception_weights: str) -> None:
+    arguments = [*inputs[:3], "--target", inputs[0], "--metrics", "fid,lpips", "--weights", inception_weights]
+    line = refused("evaluate", *arguments, code=2)
+    assert "--weights is one file, and the metrics use inception-v3-2015 and lpips-alex" in line
+
+
+def test_references_that_are_not_there(inputs: list[Any], tmp_path: Path) -> None:
+    assert "--reference is missing: fd_digits_clip cannot do" in refused("evaluate", inputs[0], *FD, code=2)
+    line = refused("evaluate", inputs[0], "--reference", tmp_path / "none", *FD, code=1)
+    assert "there is no file or folder" in line
+    (tmp_path / "empty").mkdir()
+    assert "no image" in refused("evaluate", inputs[0], "--reference", tmp_path / "empty", *FD, code=1)
+    assert "no image" in refused("evaluate", tmp_path / "empty", *inputs[1:3], *FD, code=1)
+    (tmp_path / "text.txt").write_text("text")
+    assert "`source` must be one of" in refused(
+        "evaluate", inputs[0], "--reference", tmp_path / "text.txt", *FD, code=2
+    )
+    for name, content in (("cut.npz", b"PK\x03\x04"), ("cut.safetensors", b"\x10"), ("cut.npy", b"\x93NUMPY\x01\x00")):
+        (tmp_path / name).write_bytes(content)
+        assert name in refused("evaluate", inputs[0], "--reference", tmp_path / name, *FD, code=1)
+
+
+def test_an_ignored_reference_is_said(inputs: list[Any]) -> None:
+    command = [*inputs, "--metrics", "clip_score", *DIGITS[2:4], "--workers", 0, "--quiet"]
+    assert "no metric here compares with a reference" in done("evaluate", *command).err
+    assert "keep nothing of a reference" in refused("stats", inputs[2], "-o", "x.safetensors", *command[5:], code=2)
+
+
+def test_one_image(inputs: list[Any], tmp_path: Path) -> None:
+    one = folder(tmp_path / "one", random_images(1, 12, 0))
+    assert "no fd_digits_clip: " in refused("evaluate", one, *inputs[1:3], *FD, code=1)
+    assert "no fd_digits_clip: " in refused("evaluate", inputs[0], "--reference", one, *FD, code=1)
+
+
+def test_debug_shows_where(inputs: list[Any], tmp_path: Path) -> None:
+    one = folder(tmp_path / "one", random_images(1, 12, 0))
+    with pytest.raises(Exception, match="no fd_digits_clip") as caught:
+        imgmetrics("evaluate", one, *inputs[1:3], *FD, "--debug")
+    assert not isinstance(caught.value, NotEnoughSamples)
+
+
+def test_prompts_that_do_not_fit(inputs: list[Any], tmp_path: Path) -> None:
+    command = [*inputs[:3], "--metrics", "clip_score", *DIGITS[2:4], "--workers", 0, "--prompts", tmp_path / "p.txt"]
+    (tmp_path / "p.txt").write_text("one\ntwo")
+    assert f"{N} images and 2 partners must pair one to one" in refused("evaluate", *command, code=1)
+    (tmp_path / "p.txt").unlink()
+    assert "p.txt" in refused("evaluate", *command, code=1)
+
+
+def full(*args: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_old_reports_and_states(
+    inputs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, state = tmp_path / "a.json", tmp_path / "s.safetensors"
+    command = ["evaluate", *inputs, "--metrics", METRICS, *DIGITS, "--quiet"]
+    done(*command, "--json", report, "--save-state", state)
+    before = load(report), state.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        line = refused(*command, "--limit", 9, "--json", report, code=1)
+        assert "No space left on device" in line
+        assert "No space left" in refused(*command, "--limit", 9, "--save-state", state, code=1)
+        stats = ["stats", inputs[2], "-o", tmp_path / "r.safetensors", *FD]
+        assert "No space left" in refused(*stats, code=1)
+    assert (load(report), state.read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "s.safetensors"]
+
+
+def test_statistics_go_into_safetensors(inputs: list[Any]) -> None:
+    line = refused("stats", inputs[2], "-o", "x.npz", *FD, code=2)
+    assert "--output must end in .safetensors" in line
