@@ -78,7 +78,6 @@ def random_inception(folder: str) -> str:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
                 module.running_mean.uniform_(-0.2, 0.2)
                 module.bias.data.uniform_(-0.2, 0.2)
     torch.save(network.state_dict(), f"{folder}/inception.pth")

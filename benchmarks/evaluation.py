@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py                        # all of it, about 20 minutes on 2 cores
     python benchmarks/evaluation.py tools kid --threads 2  # some of it
-    python benchmarks/evaluation.py --small                # does it run? about 2 minutes, the numbers mean nothing
+    python benchmarks/evaluation.py --small                # does it run? a few minutes, the numbers mean nothing
 
 Prints a Markdown table: what was measured, ours, theirs, the ratio, and the ratio aimed at. The networks have random
 weights. A tool that is not installed is skipped; `pip install -e '.[bench]'` installs them all.
@@ -161,7 +161,7 @@ def suite(sizes: Sizes) -> Iterator[Row]:
             )
 
         steps = (feed_ours, ours.results, feed_theirs, compute_theirs, precision_recall)
-        feed, compute, feed_tm, compute_tm, pass_tf = timed(*steps, repeats=2)
+        feed, compute, feed_tm, compute_tm, pass_tf = timed(*steps, repeats=2, warm_up=False)
         what = f"FID + KID + IS + precision/recall, 2 x {n} images of {sizes.pixels} px"
         yield row(f"{what}, vs torchmetrics and torch-fidelity", feed + compute, feed_tm + compute_tm + pass_tf, "6x")
         yield row("- the images alone (theirs: with all of torch-fidelity's precision/recall)", feed, feed_tm + pass_tf)

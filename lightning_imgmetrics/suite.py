@@ -64,9 +64,9 @@ class MetricSuite(MetricCollection):
     def _share_streams(self) -> None:
         """Metrics that keep the same of the same network (KID, precision, recall: all features) keep it once."""
         kept: dict[tuple[object, ...], ImageMetric] = {}
-        members = list(self.named().values())
+        members = {id(m) for m in self.named().values()}
         for name, m in self.named().items():
-            if any(lender not in members for lender, _ in m._lenders.values()):
+            if any(id(lender) not in members for lender, _ in m._lenders.values()):
                 raise ValueError(
                     f"metric {name!r} shares its samples with the rest of another MetricSuite: make a new one"
                 )
@@ -121,13 +121,14 @@ class MetricSuite(MetricCollection):
             for field in m.inputs:
                 if given[field] is None:
                     raise TypeError(f"metric {name!r} needs `{field}=` in update")
-            m.check_inputs(n, **given)
         if prompts is not None:
             check_texts(prompts, n)
         if targets is not None and sum(map(len, targets)) != n:
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {n} images")
         if labels is not None and len(labels) != n:
             raise ShapeError(f"`labels` must hold one entry per image, got {len(labels)} for {n} images")
+        for _, m in members:
+            m.check_inputs(n, **given)
         if ids is not None and members:
             ids = members[0][1].check_ids(ids, n)
         device = self._device(batches[0])

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from conftest import TinyNet, random_images
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_imgmetrics import (
+    Authenticity,
+    CLIPMaximumMeanDiscrepancy,
     CLIPScore,
+    DensityCoverage,
+    FeatureLikelihoodDivergence,
     FrechetDistance,
     FrechetInceptionDistance,
+    InceptionScore,
+    IntraFrechetInceptionDistance,
+    KernelInceptionDistance,
     LearnedPerceptualImagePatchSimilarity,
     LPIPSDiversity,
+    MemorizationInformedFrechetInceptionDistance,
     MetricSuite,
+    PrecisionRecall,
+    VendiScore,
     WinRate,
 )
 from lightning_imgmetrics.errors import (
@@ -201,7 +215,7 @@ def test_keys_of_the_table() -> None:
     suite = MetricSuite(["fd_digits_clip", CLIPScore("digits-clip"), "win_rate"])
     assert list(suite.named()) == ["fd_digits_clip", "clip_score", "win_rate"]
     assert list(MetricSuite("fd_digits_clip").named()) == ["fd_digits_clip"]
-    with pytest.raises(UnknownName, match=r"'fid', 'fd_digits_clip'.*got 'fidd'"):
+    with pytest.raises(UnknownName, match=r"'fid', .*'fd_digits_clip'.*got 'fidd'"):
         MetricSuite(["fidd"])
     with pytest.raises(ValueError, match="one name each"):
         MetricSuite([CLIPScore("digits-clip"), CLIPScore("digits-clip")])
@@ -429,3 +443,296 @@ def test_a_float_module_gets_floats_from_a_suite() -> None:
 def test_a_suite_has_no_value_of_a_batch() -> None:
     with pytest.raises(TypeError, match="call `update`"):
         MetricSuite({"fd": FrechetDistance(TinyNet())})(random_images(2, 8))
+
+
+# Metrics that keep the same
+
+MAKES: dict[str, Callable[..., Any]] = {
+    "fid": lambda **kw: FrechetInceptionDistance(VECTORS, **kw),
+    "mifid": lambda **kw: MemorizationInformedFrechetInceptionDistance(VECTORS, **kw),
+    "kid": lambda **kw: KernelInceptionDistance(VECTORS, subsets=4, subset_size=9, **kw),
+    "precision": lambda **kw: PrecisionRecall("precision", VECTORS, **kw),
+    "recall": lambda **kw: PrecisionRecall("recall", VECTORS, **kw),
+    "density": lambda **kw: DensityCoverage("density", VECTORS, **kw),
+    "coverage": lambda **kw: DensityCoverage("coverage", VECTORS, **kw),
+    "authenticity": lambda **kw: Authenticity(VECTORS, **kw),
+    "fld": lambda **kw: FeatureLikelihoodDivergence(VECTORS, test_share=0.4, **kw),
+    "cmmd": lambda **kw: CLIPMaximumMeanDiscrepancy(VECTORS, **kw),
+    "vendi": lambda **kw: VendiScore(VECTORS, **kw),
+    "inception_score": lambda **kw: InceptionScore(VECTORS, splits=2, **kw),
+    "intra_fid": lambda **kw: IntraFrechetInceptionDistance(VECTORS, **kw),
+}
+ON_ONE_BANK = ("mifid", "kid", "precision", "recall", "density", "coverage", "authenticity", "fld")
+LABELS = torch.arange(N) % 2
+
+
+def sharing(*names: str) -> MetricSuite:
+    return MetricSuite({name: MAKES[name]() for name in names or MAKES})
+
+
+def feed_sharing(suite: MetricSuite, rows: slice = slice(None), *, sides: tuple[bool, ...] = (True, False)) -> Any:
+    for real in sides:
+        batch = REAL[rows] if real else FAKE[rows]
+        suite.update(batch, real=real, labels=LABELS[rows], ids=torch.arange(N)[rows])
+    return suite
+
+
+def found(suite: MetricSuite) -> dict[str, float]:
+    return {name: result.value for name, result in suite.results().items()}
+
+
+def held_bytes(suite: MetricSuite) -> int:
+    """Of all states, each storage counted once."""
+    states = [value for m in suite.named().values() for value in Metric.metric_state.fget(m).values()]  # type: ignore
+    tensors = [x for state in states for x in (state if isinstance(state, list) else [state])]
+    return sum({x.data_ptr(): x.nbytes for x in tensors}.values())
+
+
+def banks(suite: MetricSuite) -> int:
+    """Rows of feature banks that the members keep."""
+    return sum(
+        len(x) for m in suite.named().values() for k in m._defaults if k.endswith("_bank") for x in getattr(m, k)
+    )
+
+
+def alone(name: str) -> Any:
+    metric = MAKES[name]()
+    labels = {"labels": LABELS} if name == "intra_fid" else {}
+    if "real" in metric.inputs:
+        metric.update(REAL, real=True, ids=range(N), **labels)
+        metric.update(FAKE, real=False, ids=range(N), **labels)
+    else:
+        metric.update(FAKE, ids=range(N))
+    return metric
+
+
+def test_one_bank_serves_all() -> None:
+    suite = feed_sharing(sharing())
+    assert banks(suite) == 2 * 2 * N  # two sides; those of CMMD are scaled to length 1
+    assert found(suite) == nearly({name: alone(name).result().value for name in MAKES})
+    one = held_bytes(feed_sharing(sharing("kid")))
+    assert held_bytes(feed_sharing(sharing("kid", "precision", "recall", "density", "authenticity"))) < one + 100
+
+
+def test_each_batch_passes_once_for_all(passes: Callable[[], dict[str, int]]) -> None:
+    feed_sharing(sharing())
+    assert passes()["vectors"] == 2
+
+
+def test_streams_that_differ_are_kept_apart() -> None:
+    """In number, type or transform of what is kept, in how it is reset, or in the network."""
+    others = {
+        "bounded": MAKES["precision"](max_samples=5),
+        "float16": MAKES["precision"](bank="float16"),
+        "kept": MAKES["precision"](reset_real_features=False),
+        "other": PrecisionRecall("precision", Vectors()),
+        "cmmd": MAKES["cmmd"](),
+        "unsynced": MAKES["precision"](sync_on_compute=False),
+    }
+    suite = MetricSuite({"kid": MAKES["kid"](), **others})
+    for name in ("bounded", "float16", "other", "cmmd", "unsynced"):
+        assert not suite[name]._lenders, name
+    assert list(suite["kept"]._lenders) == []
+    feed_sharing(suite)
+    suite.reset()
+    assert [len(suite[name].features("real")) for name in ("kid", "kept")] == [0, N]
+
+
+def test_members_that_share_are_not_changed_alone() -> None:
+    suite = feed_sharing(sharing())
+    expected = found(suite)
+    for name in ("kid", "mifid", "precision"):  # who keeps, who does both, who reads
+        with pytest.raises(TypeError, match="shares its samples with the rest of a MetricSuite: update the suite"):
+            suite[name].update(REAL, real=True)
+        with pytest.raises(TypeError, match="merge the suite"):
+            suite[name].merge_state(alone(name))
+    with pytest.raises(ValueError, match="'p' shares its samples with the rest of another"):
+        MetricSuite({"p": suite["precision"]})
+    pair = MetricSuite({name: MAKES["fld"](seed=i) for i, name in enumerate("ab")})
+    pair["a"].update_test(REAL)
+    with pytest.raises(TypeError, match="call its `update_test`"):
+        pair["b"].update_test(REAL)
+    assert found(suite) == expected
+    assert found(MetricSuite(suite.named())) == expected
+
+
+def test_metrics_that_were_fed_keep_their_own(tmp_path: Path) -> None:
+    """By images, by statistics, or a reference that outlived a reset."""
+    fed, filled, kept = MAKES["precision"](), MAKES["recall"](), MAKES["density"](reset_real_features=False)
+    fed.update(REAL[:8], real=True)
+    statistics = feed_sharing(sharing("kid"), sides=(True,)).reference()
+    statistics.fill([filled])
+    kept.update(REAL[:9], real=True)
+    kept.reset()
+    suite = MetricSuite({"kid": MAKES["kid"](), "fed": fed, "filled": filled, "kept": kept})
+    assert [len(suite[name].features("real")) for name in suite.named()] == [0, 8, N, 9]
+    suite.update(FAKE)
+    assert [len(suite[name].features("fake")) for name in suite.named()] == [N] * 4
+
+
+@pytest.mark.parametrize("copied", [lambda s: s.clone(), copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_copies_share_among_themselves(copied: Callable[[MetricSuite], MetricSuite]) -> None:
+    suite = feed_sharing(sharing(), slice(0, 17))
+    before = found(suite)
+    again = copied(suite)
+    assert found(again) == before
+    assert banks(again) == banks(suite)
+    lender, _ = again["precision"]._lenders["real_bank"]
+    assert id(lender) in {id(m) for m in again.named().values()}
+    feed_sharing(again, slice(17, N))
+    assert found(again) == nearly(found(feed_sharing(sharing())))
+    assert found(suite) == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("apart", [True, False])
+def test_files_of_suites_that_share(tmp_path: Path, order: int, apart: bool) -> None:
+    """Loaded and merged by suites that share in another order or not at all; the same bits."""
+    names = [name for name in MAKES if name != "vendi"]
+    suite = feed_sharing(sharing(*names))
+    suite.save(tmp_path / "suite")
+
+    def other() -> MetricSuite:
+        members = {
+            name: MAKES[name](**({"sync_on_compute": False} if apart and i % 2 else {})) for i, name in enumerate(names)
+        }
+        return MetricSuite(dict(list(members.items())[::order]))
+
+    again = other()
+    again.load(tmp_path / "suite")
+    assert found(again) == found(suite)
+    for shard in (suite, tmp_path / "suite"):
+        merged = other()
+        merged.merge(shard)
+        assert found(merged) == nearly(found(suite))
+    again.save(tmp_path / "again")
+    back = sharing(*names)
+    back.load(tmp_path / "again")
+    assert found(back) == found(suite)
+    assert banks(back) == banks(suite)
+
+
+def test_shards_of_suites_that_share(tmp_path: Path) -> None:
+    whole, merged = feed_sharing(sharing()), sharing()
+    for i, rows in enumerate((slice(0, 9), slice(9, 10), slice(10, N))):
+        feed_sharing(sharing(), rows).save(tmp_path / str(i))
+        merged.merge(tmp_path / str(i))
+    assert found(merged) == nearly(found(whole), 1e-9)
+    assert banks(merged) == banks(whole)
+
+
+def test_what_was_not_shared_is_not_taken_for_shared(tmp_path: Path) -> None:
+    """Members that saw different samples have no place in a suite that keeps them once."""
+    apart = MetricSuite({name: MAKES[name](sync_on_compute=name == "kid") for name in ("kid", "precision")})
+    feed_sharing(apart)
+    apart["kid"].update(REAL[:3] // 2, real=True)
+    apart.save(tmp_path / "apart")
+    suite = feed_sharing(sharing("kid", "precision"), slice(0, 12))
+    before = found(suite)
+    for change in (
+        lambda: suite.merge(apart),
+        lambda: suite.merge(tmp_path / "apart"),
+        lambda: suite.load(tmp_path / "apart"),
+    ):
+        with pytest.raises(IncompatibleStates, match="'kid' and 'precision' share their samples in this suite"):
+            change()
+    assert found(suite) == before
+
+
+def test_files_of_other_states_are_refused(tmp_path: Path) -> None:
+    """An interval does not change the value, so the signatures agree; the states do not."""
+    with_groups, without = (MetricSuite({"fid": MAKES["fid"](groups=groups)}) for groups in (2, 0))
+    feed_sharing(with_groups).save(tmp_path / "groups")
+    for read in (without.load, without.merge):
+        with pytest.raises(
+            IncompatibleStates, match=r"'fid' keeps 'fake_moments' as \(21,\) torch.float64, the file has"
+        ):
+            read(tmp_path / "groups")
+
+
+def test_filled_references_can_be_saved(tmp_path: Path) -> None:
+    statistics = feed_sharing(sharing("kid", "fid"), sides=(True,)).reference()
+    suite = MetricSuite({"kid": MAKES["kid"](), "apart": MAKES["kid"](sync_on_compute=False)})
+    statistics.fill(suite.named().values())
+    suite.save(tmp_path / "suite")
+    suite.load(tmp_path / "suite")
+    suite.update(FAKE)
+    assert found(suite)["kid"] == found(suite)["apart"]
+
+
+def test_a_new_reference_is_seen_by_all_that_share() -> None:
+    suite = feed_sharing(sharing())
+    before = found(suite)
+    other = MetricSuite({name: MAKES[name]() for name in MAKES})
+    other.update_reference(FAKE.flip(0), labels=LABELS, ids=range(N))
+    other.update(FAKE, labels=LABELS, ids=range(N))
+    suite.update_reference(other.reference())
+    after = found(suite)
+    assert after == nearly(found(other))
+    assert all(after[name] != before[name] for name in ("kid", "mifid", "cmmd", "fid"))
+    suite["precision"].reset()  # it keeps nothing of its own
+    assert found(suite) == after
+
+
+def test_reset_generated_of_suites_that_share() -> None:
+    suite = feed_sharing(sharing())
+    before = found(suite)
+    suite.reset_generated()
+    assert {len(m.features("fake")) for name, m in suite.named().items() if name in ON_ONE_BANK} == {0}
+    assert found(feed_sharing(suite, sides=(False,))) == nearly(before)
+
+
+def test_what_neighbors_cost_is_paid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_imgmetrics.metrics import banked
+
+    searches = []
+    nearest = banked.nearest
+    monkeypatch.setattr(banked, "nearest", lambda *a, **kw: searches.append(1) or nearest(*a, **kw))
+    suite = feed_sharing(sharing("precision", "recall", "density", "coverage"))
+    suite.results()
+    assert len(searches) == 2  # one for each side
+    suite.update(FAKE[:3] // 2, real=False)
+    suite.results()
+    assert len(searches) == 3  # the reference is the same
+
+
+def test_labels_through_a_suite() -> None:
+    suite = sharing("intra_fid", "fid")
+    with pytest.raises(TypeError, match="metric 'intra_fid' needs `labels=`"):
+        suite.update(FAKE)
+    for wrong, message in (
+        (LABELS[:3], "`labels` must hold one entry per image, got 3 for 20 images"),
+        (LABELS.float(), "`labels` must be 20 integers"),
+        (LABELS - 1, r"`labels` must lie in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            suite.update(FAKE, labels=wrong)
+    assert suite["fid"].fake_features_num_samples == 0  # a refused batch leaves no trace
+    feed_sharing(suite)
+    assert found(suite)["intra_fid"] == pytest.approx(alone("intra_fid").compute().item(), rel=1e-12)
+    suite.update_reference(REAL, labels=LABELS.tolist(), ids=range(N))
+    suite.update_reference(REAL[:4], labels=[2] * 4, ids=range(100, 104))
+    with pytest.raises(NotEnoughSamples, match="of class_2 there are 4 real and 0 generated images"):
+        suite.compute()
+
+
+def test_all_metrics_on_inception_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their keys alone; every layer of one protocol comes from one pass."""
+    from lightning_imgmetrics.models.inception import InceptionExtractor
+
+    asked: list[list[str]] = []
+
+    def run(self: InceptionExtractor, network: Any, x: Tensor, layers: Any) -> dict[str, Tensor]:
+        asked.append(sorted(layers))
+        assert x.shape[1:] == (3, 299, 299)
+        return {layer: x[:, :, :30, :30].flatten(1)[:, : self.dim(layer)].clone() for layer in layers}
+
+    monkeypatch.setattr(InceptionExtractor, "run", run)
+    monkeypatch.setattr(InceptionExtractor, "load", lambda self: nn.Identity())
+    suite = MetricSuite(["fid", "kid", "inception_score", "precision", "vendi", "authenticity", "mifid"])
+    for images, real in ((REAL[:4], True), (FAKE[:4], False)):
+        suite.update(images, real=real)
+    assert asked == [["2048"], ["2048", "logits_unbiased"]]
+    assert len({m.extractor for m in suite.named().values()}) == 1
+    assert set(suite["precision"]._lenders) == {"real_bank", "fake_bank"}
+    assert set(suite["mifid"]._lenders) == {"real_bank", "fake_bank", "real_moments", "fake_moments"}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-
 from lightning_imgmetrics._images import Images
+from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.likelihood import feature_likelihood_divergence
 from lightning_imgmetrics.metrics.banked import BankMetric, Network
@@ -38,7 +37,7 @@ class FeatureLikelihoodDivergence(BankMetric):
         """Add held-out real images (n, 3, h, w)."""
         if "real_test" in self._lenders:
             raise TypeError("another fld of this MetricSuite keeps the held-out images of both: call its `update_test`")
-        with torch.inference_mode(False), torch.no_grad():
+        with full_precision(self.device):
             features = self.extract(self.accept(images))
             self.absorb("real_test", self._streams["real_test"].vectors(features), ids)
             self._computed = None

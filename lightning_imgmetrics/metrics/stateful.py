@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._images import Images, as_images
+from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics._version import __version__
 from lightning_imgmetrics.errors import IncompatibleStates, ShapeError, require
 from lightning_imgmetrics.functional.intervals import mean_interval
@@ -110,7 +111,7 @@ class ImageMetric(StreamMetric):
 
     def feed(self, features: Features, **inputs: Any) -> None:
         """`update` with features that were extracted elsewhere, as a suite does for metrics that share a network."""
-        with torch.inference_mode(False), torch.no_grad():
+        with full_precision(self.device):
             self._computed = None
             self._update_count += 1
             self.update_features(features, **inputs)
@@ -171,7 +172,7 @@ class ImageMetric(StreamMetric):
         @functools.wraps(update)
         def outside_inference(*args: Any, **kwargs: Any) -> None:
             self._refuse_alone("update")
-            with torch.inference_mode(False), torch.no_grad():
+            with full_precision(self.device):
                 wrapped(*args, **kwargs)
 
         return outside_inference
@@ -184,7 +185,7 @@ class ImageMetric(StreamMetric):
             updates, synced = self._update_count, self._is_synced
             self._update_count = max(updates, 1)  # a rank without data is no mistake; no data at all is an error below
             try:
-                with torch.inference_mode(False), torch.no_grad():
+                with full_precision(self.device):
                     return wrapped(*args, **kwargs)
             finally:
                 self._update_count = updates

@@ -103,6 +103,8 @@ class ReferenceStatistics:
         if _is_safetensors(Path(path)):
             return cls._own(Path(path))
         public = read_statistics(Path(path))
+        if not public.moments and public.features is None:
+            raise IncompatibleStates(f"{path} holds images and no statistics of them: give it as the reference images")
         n = public.n if n is None else n
         return cls(tuple(_imported(public, protocol, n, Path(path))), n)
 

@@ -399,7 +399,10 @@ def run_filled(rank: int, size: int, path: str) -> list[dict[str, float]]:
         feed_suite(suite, rows, sides=(False,))
         for metric in single.values():
             feed(metric, rows, sides=(False,))
-    answers = [{key: r.value for key, r in suite.results().items()}, {key: m.result().value for key, m in single.items()}]
+    answers = [
+        {key: r.value for key, r in suite.results().items()},
+        {key: m.result().value for key, m in single.items()},
+    ]
     assert all(a.numpy().tobytes() == e.value.numpy().tobytes() for a, e in zip(before, stats.entries, strict=True))
     return answers
 
