@@ -14,7 +14,6 @@ from lightning_imgmetrics.metrics.base import PairwiseMetric
 from lightning_imgmetrics.metrics.distribution import inception
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.metrics.table import METRICS, arguments, metric
-from lightning_imgmetrics.models.table import extractor_of
 
 GROUPS = 20  # parts of the samples behind an interval
 _WEIGHTS = ("feature_extractor_weights_path", "weights")
@@ -124,12 +123,9 @@ def _options(key: str, measures: Measures) -> dict[str, dict[str, Any]]:
     if measures.weights is not None and name is not None:
         found["--weights"] = {name: measures.weights}
     if "network" in taken and network == "inception":  # as the metrics whose argument is a protocol
-        if measures.protocol is not None:
-            found["--protocol"] = {"network": inception(measures.protocol, measures.weights)}
-        if measures.weights is not None:
-            found["--weights"] = found.get("--protocol") or {
-                "network": extractor_of("inception", weights=measures.weights)[0]
-            }
+        fed = {"network": inception(measures.protocol or "torchmetrics", measures.weights)}
+        found |= {"--protocol": fed} if measures.protocol is not None else {}
+        found |= {"--weights": fed} if measures.weights is not None else {}
     if measures.seed is not None and "seed" in taken:
         found["--seed"] = {"seed": measures.seed}
     if measures.intervals and getattr(taken.get("groups"), "default", None) == 0:

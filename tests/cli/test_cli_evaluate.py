@@ -133,7 +133,9 @@ def test_intervals_and_settings(inputs: list[Any], tmp_path: Path) -> None:
     result = load(tmp_path / "a.json")["results"]["fd_digits_clip"]
     assert len(result["replicates"]) == 3
     assert result["interval"][0] < result["details"]["bias_corrected"] < result["interval"][1]
-    assert "needs 160: an interval from 20 groups" in refused("evaluate", *arguments, "--intervals", code=1)
+    done("evaluate", *arguments, "--intervals")  # some of the 20 groups stay empty: the value, without an interval
+    few = load(tmp_path / "a.json")["results"]["fd_digits_clip"]
+    assert (few["value"], few["interval"]) == (pytest.approx(result["value"], rel=1e-9), None)
 
 
 def test_one_failing_metric_takes_nothing_from_the_others(inputs: list[Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""torchmetrics' own tests pass with our classes in place of theirs; they are not in its package, so they may be absent."""
+"""torchmetrics' own tests pass with our classes in place of theirs; its package lacks them, so they may be absent."""
 
 from __future__ import annotations
 
