@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from scipy.special import gammainc
@@ -25,35 +26,9 @@ def polynomial_mmd(x: Tensor, y: Tensor, *, degree: int = 3, gamma: float | None
 
     Kernel (gamma xᵀy + coef)^degree, gamma 1/d by default: KID of all samples (Bińkowski et al. 2018).
     """
-    d = bind_shapes(x=(x, "n d"), y=(y, "m d"))["d"]
-    n, m = len(x), len(y)
-    if min(n, m) < 2:
-        raise NotEnoughSamples("MMD", min(n, m), 2, "the unbiased estimate is a mean over pairs")
-    gamma = 1 / d if gamma is None else gamma
-    with full_precision(x.device):
-        # Features lie around a mean much longer than their spread: only the products of what is left are float32.
-        center = (mean_row(x) + mean_row(y)) / 2
-        (x, a), (y, b) = (_centered(z, center) for z in (x, y))
-
-        def kernel(left: Tensor, right: Tensor, left_shift: Tensor, right_shift: Tensor) -> Tensor:
-            products = (left @ right.mT).double().add_(left_shift[:, None]).add_(right_shift)
-            return products.mul_(gamma).add_(coef).pow_(degree)
-
-        total = _symmetric_sum(x, a, kernel) / (n * (n - 1)) + _symmetric_sum(y, b, kernel) / (m * (m - 1))
-        for i in blocks(n):
-            for j in blocks(m):
-                total -= kernel(x[i], y[j], a[i], b[j]).sum() * (2 / (n * m))
-        return total
-
-
-def _centered(x: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    """x' = x - center (n, d) and shifts (n,): xᵀy = x'ᵀy' + shift of x + shift of y, for the x' that is returned."""
-    dtype = product_dtype(x, x)
-    rest = torch.empty(x.shape, dtype=dtype, device=x.device)
-    for block in blocks(len(x)):
-        rest[block] = (x[block].double() - center).to(dtype)
-    shifts = [rest[block].double() @ center for block in blocks(len(x))]
-    return rest, torch.cat(shifts) + center @ center / 2
+    bind_shapes(x=(x, "n d"), y=(y, "m d"))
+    every = [torch.arange(len(z))[None] for z in (x, y)]
+    return subset_polynomial_mmd(x, y, *every, degree=degree, gamma=gamma, coef=coef)[0]
 
 
 def subset_polynomial_mmd(
@@ -71,12 +46,43 @@ def subset_polynomial_mmd(
 
     `share` = (rank, world size): every world-size-th subset is computed, the others are 0.
     """
-    bind_shapes(x=(x, "n d"), y=(y, "l d"), x_subsets=(x_subsets, "s m"), y_subsets=(y_subsets, "s k"))
+    d = bind_shapes(x=(x, "n d"), y=(y, "l d"), x_subsets=(x_subsets, "s m"), y_subsets=(y_subsets, "s k"))["d"]
+    least = min(x_subsets.shape[1], y_subsets.shape[1])
+    if least < 2:
+        raise NotEnoughSamples("MMD", least, 2, "the unbiased estimate is a mean over pairs")
+    gamma = 1 / d if gamma is None else gamma
     result = torch.zeros(len(x_subsets), dtype=torch.float64, device=x.device)
-    for s in range(share[0], len(x_subsets), share[1]):
-        rows, columns = x_subsets[s].to(x.device), y_subsets[s].to(x.device)
-        result[s] = polynomial_mmd(x[rows], y[columns], degree=degree, gamma=gamma, coef=coef)
+    with full_precision(x.device):
+        # Features lie around a mean much longer than their spread: only the products of what is left are float32.
+        center = ((mean_row(x) + mean_row(y)) / 2).to(product_dtype(x, y))
+        shifts = [gamma * _shifts(z, center) + coef / 2 for z in (x, y)]
+        for s in range(share[0], len(x_subsets), share[1]):
+            sides = []
+            for z, shift, subsets in ((x, shifts[0], x_subsets), (y, shifts[1], y_subsets)):
+                rows = subsets[s].to(x.device)
+                sides.append((z[rows].to(center.dtype) - center, shift[rows]))
+            result[s] = _unbiased(sides[0], sides[1], gamma, degree)
     return result
+
+
+def _shifts(x: Tensor, center: Tensor) -> Tensor:
+    """(n,) float64 with xᵀy = (x - center)ᵀ(y - center) + shift of x + shift of y."""
+    long = center.double()
+    parts = [(x[block].to(center.dtype) - center).double() @ long for block in blocks(len(x))]
+    return torch.cat(parts) + long @ long / 2
+
+
+def _unbiased(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], gamma: float, degree: int) -> Tensor:
+    """MMD² without the diagonals; each side is centred rows (n, d) and their shifts (n,), in units of the kernel."""
+
+    def block(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], i: slice, j: slice) -> Tensor:
+        base = left[1][i, None] + right[1][j]
+        return base.add_(left[0][i] @ right[0][j].mT, alpha=gamma).pow_(degree)
+
+    n, m = len(x[0]), len(y[0])
+    within_x, within_y = (_symmetric_sum(len(z[0]), partial(block, z, z)) for z in (x, y))
+    between = torch.stack([block(x, y, i, j).sum() for i in blocks(n) for j in blocks(m)]).sum()
+    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - between * (2 / (n * m))
 
 
 def random_subsets(n: int, size: int, count: int, seed: int) -> Tensor:
@@ -135,17 +141,16 @@ def gaussian_mmd_truncation(sigma: float = 10.0) -> float:
     return 4 * float(gammainc(3, 1 / sigma**2))
 
 
-def _symmetric_sum(x: Tensor, shift: Tensor, kernel: Callable[..., Tensor]) -> Tensor:
-    """Sum of a symmetric kernel over all ordered pairs of different rows, from the pairs above the diagonal."""
-    total = x.new_zeros((), dtype=torch.float64)
-    size = STRIP if len(x) <= 16 * STRIP else 4 * STRIP
-    for i in blocks(len(x), size=size):
-        for j in blocks(len(x), size=4 * size):
+def _symmetric_sum(n: int, block: Callable[[slice, slice], Tensor]) -> Tensor:
+    """Sum of a symmetric kernel over all ordered pairs of n different rows, from the pairs above the diagonal."""
+    size = STRIP if n <= 16 * STRIP else 4 * STRIP
+    sums = []
+    for i in blocks(n, size=size):
+        for j in blocks(n, size=4 * size):
             if j.stop > i.start:
-                columns = slice(max(i.start, j.start), j.stop)
-                found = kernel(x[i], x[columns], shift[i], shift[columns])
-                total += 2 * (found.triu(1) if j.start <= i.start else found).sum()
-    return total
+                found = block(i, slice(max(i.start, j.start), j.stop))
+                sums.append(2 * (found.triu(1) if j.start <= i.start else found).sum())
+    return torch.stack(sums).sum()
 
 
 def _gaussian_grid(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float, slice, slice]]:
