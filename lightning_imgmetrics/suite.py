@@ -57,6 +57,11 @@ class MetricSuite(MetricCollection):
         self.value_range = value_range
         self._share_streams()
 
+    def add_metrics(self, *args: Any, **kwargs: Any) -> None:
+        if hasattr(self, "_order"):
+            raise TypeError("a MetricSuite takes its metrics when it is made: make a new one")
+        super().add_metrics(*args, **kwargs)
+
     def named(self) -> dict[str, ImageMetric]:
         """name -> metric, in the order given."""
         return {name: self[name] for name in self._order}
@@ -165,7 +170,7 @@ class MetricSuite(MetricCollection):
             self.update(images, real=True, labels=labels, ids=ids)
 
     def reference(self, *, content: str = "") -> ReferenceStatistics:
-        """The reference side, to be saved; `content` identifies the images."""
+        """The reference side of this rank, to be saved (`pool` first under DDP); `content` identifies the images."""
         return ReferenceStatistics.of(self.named().values(), content=content)
 
     def compute(self) -> dict[str, Any]:
@@ -176,7 +181,8 @@ class MetricSuite(MetricCollection):
     def results(self) -> dict[str, Result]:
         """name -> Result; collective over ranks, as `compute` is."""
         with self._synced():
-            return {name: replace(m.result(), name=name) for name, m in self.named().items()}
+            named = {self._set_name(name): m for name, m in self.named().items()}
+            return {name: replace(m.result(), name=name) for name, m in named.items()}
 
     @contextmanager
     def _synced(self) -> Iterator[None]:
@@ -202,6 +208,11 @@ class MetricSuite(MetricCollection):
         kept = {name: m for name, m in self.named().items() if isinstance(m, ScoreMetric) and m.keep_scores}
         tables = {name: [column.tolist() for column in m.scores()] for name, m in kept.items()}
         return {name: {int(i): s for i, s in zip(*table, strict=True) if i == i} for name, table in tables.items()}
+
+    def reset_all(self) -> None:
+        """Forget everything, also the references of metrics with `reset_real_features=False`."""
+        for m in self.named().values():
+            m.clear()
 
     def reset_generated(self) -> None:
         """Forget the generated samples and keep the reference."""
@@ -249,6 +260,8 @@ class MetricSuite(MetricCollection):
         if isinstance(other, MetricSuite):
             theirs = other.named()
             check_names(self.named(), theirs)
+            for name, m in self.named().items():  # all of them before the first is changed
+                m.signature().require_like(theirs[name].signature())
             require_shared(self.named(), {name: m.metric_state for name, m in theirs.items()})
             for name, m in self.named().items():
                 m.merge_member(theirs[name])

@@ -242,7 +242,7 @@ class ImageMetricsCallback(Callback):
         return {k: replace(r, signature=r.signature + tail) for k, r in results.items()}, label, seconds, panel
 
     def _measure_reference(self, trainer: Trainer) -> None:
-        self.suite.reset()
+        self.suite.reset_all()
         if any("real" in m.inputs for m in self.suite.named().values()):
             source = self.reference
             if isinstance(source, ReferenceStatistics):

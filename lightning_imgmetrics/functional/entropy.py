@@ -51,4 +51,4 @@ def vendi_score(second_moment: Tensor, *, order: float = 1.0) -> Tensor:
         return torch.special.entr(values).sum().exp()
     if math.isinf(order):
         return 1 / values.max()
-    return values.pow(order).sum().pow(1 / (1 - order))
+    return ((values.log() * order).logsumexp(0) / (1 - order)).exp()

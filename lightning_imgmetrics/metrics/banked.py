@@ -88,6 +88,16 @@ class BankMetric(DistributionMetric):
         real_ids = self.store.ids(self.read("real_bank"))[index.cpu()]
         return ids[order], real_ids[order], distance.cpu()[order]
 
+    @property
+    def real_features(self) -> list[Tensor]:
+        """torchmetrics' name for the features of the reference."""
+        return [x for x in [self.features("real")] if len(x)]
+
+    @property
+    def fake_features(self) -> list[Tensor]:
+        """torchmetrics' name for the features of the generated images."""
+        return [x for x in [self.features("fake")] if len(x)]
+
     def parameters_of_value(self) -> dict[str, object]:
         mine = {"max_samples": self.max_samples} if self.max_samples else {}
         return {**super().parameters_of_value(), **mine, **({} if self.bank == "float32" else {"bank": self.bank})}

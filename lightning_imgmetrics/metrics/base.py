@@ -74,6 +74,11 @@ class DistributionMetric(ImageMetric):
         self._forward_cache: Any = value
         return value
 
+    def clear(self) -> None:
+        kept, self.reset_real_features = self.reset_real_features, True
+        self.reset()
+        self.reset_real_features = kept
+
     def reset(self) -> None:
         """Clear both sets, or the generated one alone with `reset_real_features=False`."""
         kept = {} if self.reset_real_features else {n: getattr(self, n) for n in self._defaults if n.startswith("real")}

@@ -64,7 +64,7 @@ class FrechetDistance(DistributionMetric):
         if min(n_real, n) < 2:
             raise NotEnoughSamples(self.name, min(n_real, n), 2, f"{n_real} real and {n} generated. {_TOO_FEW}")
         value = self.distance(real, fake)
-        seen = "unknown" if n_real == UNKNOWN else n_real
+        seen = "unknown" if n_real > UNKNOWN / 2 else n_real
         return self.interval(Summary(value, n, counts={"n_real": seen, "n": n}), real, state)
 
     def interval(self, summary: Summary, real: Tensor, state: Tensor) -> Summary:
@@ -193,8 +193,8 @@ class FrechetInceptionDistanceInfinity(FrechetInceptionDistance):
     """FID extrapolated to infinitely many generated samples: the intercept of FID against 1/n.
 
     The generated samples are kept in `groups` random parts (32 MiB each for 2048 features). Fifteen unions of them,
-    from a quarter of the samples to all, give the line; `standard_error` is that of the intercept. What the size of the
-    reference adds to FID stays. Unbiased, so it may be below 0. Source: Chong & Forsyth 2020.
+    from a quarter of the samples to all, give the line, and `fit_error` says how well; as they overlap, it is too small
+    for an interval. What the size of the reference adds to FID stays. It may be below 0. Source: Chong & Forsyth 2020.
     """
 
     name: ClassVar[str] = "fid_infinity"
@@ -211,21 +211,22 @@ class FrechetInceptionDistanceInfinity(FrechetInceptionDistance):
             raise NotEnoughSamples(self.name, summary.n, 8 * self.groups, f"one for each of {self.groups} groups")
         generator = torch.Generator().manual_seed(self.seed)
         sizes = torch.linspace(max(self.groups // 4, 1), self.groups, self.points).round().long().tolist()
-        unions = [state[torch.randperm(self.groups, generator=generator)[:size]] for size in sizes]
-        merged = [self.moments.merge(union) for union in unions]
-        values = self.over_ranks(lambda share: self._of_each(real, merged, share))
-        value, error = extrapolate(torch.stack([x[0] for x in merged]), values)
-        details = {"fid": float(summary.value)}
-        return Summary(values.new_tensor(value), summary.n, error, self.points - 1, details, summary.counts)
+        unions = [torch.randperm(self.groups, generator=generator)[:size].tolist() for size in sizes]
+        values = self.over_ranks(lambda share: self._of_unions(real, state, unions, share))
+        counts = torch.stack([state[union, 0].sum() for union in unions])
+        value, error = extrapolate(counts, values)
+        details = {"fid": float(summary.value), "fit_error": error}
+        return replace(summary, value=values.new_tensor(value), details=details)
 
-    def _of_each(self, real: Tensor, fakes: Sequence[Tensor], share: tuple[int, int]) -> Tensor:
-        values = real.new_zeros(len(fakes))
-        for i in range(share[0], len(fakes), share[1]):
-            values[i] = self.distance(real, fakes[i])
+    def _of_unions(self, real: Tensor, state: Tensor, unions: Sequence[list[int]], share: tuple[int, int]) -> Tensor:
+        """The distance of each union of parts; zero outside of the share."""
+        values = real.new_zeros(len(unions))
+        for i in range(share[0], len(unions), share[1]):
+            values[i] = self.distance(real, self.moments.merge([state[part] for part in unions[i]]))
         return values
 
     def parameters_of_value(self) -> dict[str, Any]:
-        return {**super().parameters_of_value(), "groups": self.groups}
+        return {**super().parameters_of_value(), "groups": self.groups, "seed": self.seed}
 
 
 def _with_jackknife(summary: Summary, replicates: Tensor, sizes: Tensor) -> Summary:

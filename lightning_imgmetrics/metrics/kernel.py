@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.mmd import (
@@ -88,18 +88,6 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
         values = self.over_ranks(lambda share: kernel(real, fake, *subsets, share=share))
         details = {self.deviation: float(values.std(correction=0))}
         return Summary(values.mean(), len(fake), details=details, counts={"n_real": len(real), "n": len(fake)})
-
-    @property
-    def real_features(self) -> list[Tensor]:
-        """torchmetrics' name for the features of the reference."""
-        features = self.features("real")
-        return [features] if len(features) else []
-
-    @property
-    def fake_features(self) -> list[Tensor]:
-        """torchmetrics' name for the features of the generated images."""
-        features = self.features("fake")
-        return [features] if len(features) else []
 
     def parameters_of_value(self) -> dict[str, Any]:
         mine = {"subsets": self.subsets, "subset_size": self.subset_size, "degree": self.degree, "coef": self.coef}

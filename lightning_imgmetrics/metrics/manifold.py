@@ -216,20 +216,6 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         details = {"fid": float(fid), "memorization_distance": distance}
         return Summary(value, len(fake), details=details, counts={"n_real": len(real), "n": len(fake)})
 
-    @property
-    def real_features(self) -> list[Tensor]:
-        """torchmetrics' name for the features of the reference."""
-        return _listed(self.features("real"))
-
-    @property
-    def fake_features(self) -> list[Tensor]:
-        """torchmetrics' name for the features of the generated images."""
-        return _listed(self.features("fake"))
-
     def parameters_of_value(self) -> dict[str, Any]:
         mine = {"eps": self.cosine_distance_eps, "orientation": self.orientation}
         return {**super().parameters_of_value(), **mine}
-
-
-def _listed(features: Tensor) -> list[Tensor]:
-    return [features] if len(features) else []

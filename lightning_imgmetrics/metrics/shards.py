@@ -72,7 +72,8 @@ def read_states(metrics: Mapping[str, ImageMetric], path: Path) -> tuple[dict[st
         kept = {state: value for state, value in states[name].items() if state not in lent}
         for state, value in kept.items():
             _check(m, state, value, f"{path}: metric {name!r}")
-        states[name] = {state: value.to(m._place(state)) for state, value in kept.items()}
+        # A stream that was shared and is not here comes twice, and sums change in place.
+        states[name] = {state: value.to(m._place(state)).clone() for state, value in kept.items()}
     return states, json.loads(metadata.get("about", "{}"))
 
 
@@ -87,7 +88,8 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def own_states(m: ImageMetric, side: str | None) -> list[str]:
     """The names of the states that `m` itself keeps, of one side or all."""
-    return [state for state in m._defaults if side is None or state.startswith(f"{side}_")]
+    states = [state for state in m._defaults if state != "instance"]
+    return [state for state in states if side is None or state.startswith(f"{side}_")]
 
 
 def require_shared(metrics: Mapping[str, ImageMetric], states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -110,7 +112,8 @@ def _empty(x: Any) -> bool:
 
 
 def _equal(x: Any, y: Any) -> bool:
-    return isinstance(x, Tensor) and isinstance(y, Tensor) and fingerprint(x) == fingerprint(y)
+    both = isinstance(x, Tensor) and isinstance(y, Tensor) and not _empty(x) and not _empty(y)
+    return both and fingerprint(x) == fingerprint(y)
 
 
 def _check(m: ImageMetric, state: str, value: Tensor, where: str) -> None:

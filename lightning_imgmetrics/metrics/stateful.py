@@ -118,7 +118,8 @@ class ImageMetric(StreamMetric):
 
     def cached(self, key: Hashable, states: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """`compute()`, kept until `states`, which it is made of, hold other numbers."""
-        key, seen = (key, self._is_synced), [fingerprint(state) for state in states]
+        key = (key, self.extractor, self.layers, self._home, self._is_synced)
+        seen = [fingerprint(state) for state in states]
         if key not in self._memo or self._memo[key][0] != seen:
             self._memo[key] = seen, compute()
         return self._memo[key][1]
@@ -158,6 +159,10 @@ class ImageMetric(StreamMetric):
             self._update_count += incoming_state._update_count
         self._computed = None
         super().merge_state(incoming_state)
+
+    def clear(self) -> None:
+        """Forget all samples, also those that `reset` keeps."""
+        self.reset()
 
     def reset(self) -> None:
         super().reset()

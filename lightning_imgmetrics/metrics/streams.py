@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, world
 from lightning_imgmetrics.errors import DuplicateSamples, NonFiniteFeatures, ShapeError
+from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.base import State
+from lightning_imgmetrics.states.hash import uniform_hash
 from lightning_imgmetrics.states.moments import GroupedMoments, Moments, reduce_moments
 
 Ids = Tensor | Sequence[int]
@@ -37,6 +40,7 @@ class Stream:
 
     def vectors(self, features: Any) -> Tensor:
         x = features[self.layer]
+        x = x.cpu() if x.device.type == "mps" else x  # which has no float64
         return x if self.transform is None else self.transform(x)
 
 
@@ -57,6 +61,9 @@ class StreamMetric(Metric):
         self._lenders: dict[str, tuple[StreamMetric, str]] = {}  # streams that another metric of the suite keeps
         self._lends = False  # whether other metrics read streams of this one
         self._synced_lenders: list[StreamMetric] = []
+        # torchmetrics' collections share states that are equal after one batch, whatever the metrics do with the next.
+        mark = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int32).double()
+        self.add_state("instance", mark, dist_reduce_fx="max")
 
     def add_stream(self, name: str, stream: Stream) -> None:
         """Register a stream."""
@@ -201,7 +208,8 @@ class StreamMetric(Metric):
 
     @property
     def _hosted(self) -> list[str]:
-        banks = [name for name, stream in self._streams.items() if stream.state.host]
+        own = [name for name in self._streams if name not in self._lenders]
+        banks = [name for name in own if self._streams[name].state.host]
         return banks + [name for name in self._blanks if name.endswith("_ids")]
 
     def add_state(self, name: str, default: Any, *args: Any, **kwargs: Any) -> None:
@@ -293,9 +301,11 @@ class StreamMetric(Metric):
             group = process_group or self.process_group
             rendezvous(f"{type(self).__name__}.compute()", group)
             reduce = functools.partial(sum_, group=group)
-            for name, rows in zip(self._blanks, gather_rows([self.table(n) for n in self._blanks], group), strict=True):
+            tables = [self._travelling(name, group) for name in self._blanks]
+            for name, rows in zip(self._blanks, gather_rows(tables, group), strict=True):
                 setattr(self, name, [rows])
-            sums = [name for name in self._defaults if name not in self._blanks and name not in self._streams]
+            kept = {*self._blanks, *self._streams, "instance"}
+            sums = [name for name in self._defaults if name not in kept]
             flat = torch.stack([getattr(self, name) for name in sums])
             reduce(flat)
             for name, value in zip(sums, flat, strict=True):
@@ -306,9 +316,23 @@ class StreamMetric(Metric):
             if moments:
                 reduce_moments(moments, reduce)
 
+    def _travelling(self, name: str, group: Any) -> Tensor:
+        """The rows of a table that other ranks need: of a bounded bank those that all ranks together will keep."""
+        table = self.table(name)
+        state = self._streams[name].state if name in self._streams else None
+        if not isinstance(state, Bank) or state.size is None:
+            return table
+        ids = state.ids(table)
+        every = gather_rows([ids], group)[0].unique()
+        if len(every) <= state.size or bool((every < 0).any()):  # a negative one may stand for a sample on each rank
+            return table
+        return table[uniform_hash(ids) <= uniform_hash(every).kthvalue(state.size).values]
+
     def _copy_state_dict(self) -> dict[str, Any]:
         # What a sync replaces: sums change in place, the batches of a table never do.
         with torch.inference_mode(False):
+            for name in self._hosted:
+                self.table(name)  # its batches become one, which the copy then holds too
             values = {name: getattr(self, name) for name in self._defaults}
             return {k: v.detach().clone() if isinstance(v, Tensor) else list(v) for k, v in values.items()}
 
@@ -323,7 +347,7 @@ class StreamMetric(Metric):
         if device.type == "mps":
             self._device = device
             return self
-        super()._apply(lambda x: x.to(device), [*exclude_state, *self._hosted])
+        super()._apply(lambda x: x.to(device), [*exclude_state, *self._hosted, "instance"])
         return self
 
 
@@ -337,4 +361,6 @@ def _unseen(ids: Tensor, seen: Tensor) -> Tensor:
     order = ids.argsort(stable=True)
     first = torch.ones_like(ids, dtype=torch.bool)
     first[order[1:]] = ids[order[1:]] != ids[order[:-1]]
+    if not len(seen) or not len(ids) or ids.min() > seen.max():  # the usual order, and far cheaper
+        return first
     return first & ~torch.isin(ids, seen)

@@ -50,11 +50,17 @@ class Moments(State):
         return state
 
     def merge(self, parts: Sequence[Tensor] | Tensor) -> Tensor:
-        count, mean, scatter = self.unpack(parts if isinstance(parts, Tensor) else torch.stack(list(parts)))
-        total = count.sum()
-        centre = (count / total.clamp(min=1)) @ mean
+        count = torch.stack([part[0] for part in parts])
+        mean = torch.stack([part[1 : 1 + self.d] for part in parts])
+        merged = torch.empty_like(parts[0])
+        total, centre, scatter = self.unpack(merged)
+        total.copy_(count.sum())
+        centre.copy_((count / total.clamp(min=1)) @ mean)
         gap = mean - centre
-        return torch.cat([total[None], centre, (scatter.sum(0) + (gap.mT * count) @ gap).flatten()])
+        torch.mm(gap.mT * count, gap, out=scatter)
+        for part in parts:  # one by one: they are large, and stacking them would double that
+            scatter += self.unpack(part)[2]
+        return merged
 
     def unpack(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views of (..., 1 + d + d*d) as count (...), mean (..., d), scatter (..., d, d)."""
@@ -109,8 +115,10 @@ class GroupedMoments(State):
         return state
 
     def merge(self, parts: Sequence[Tensor]) -> Tensor:
-        stacked = torch.stack(list(parts))
-        return torch.stack([self.moments.merge(stacked[:, part]) for part in range(self.groups)])
+        merged = torch.empty_like(parts[0])
+        for group in range(self.groups):
+            merged[group] = self.moments.merge([part[group] for part in parts])
+        return merged
 
     def total(self, state: Tensor) -> Tensor:
         """The moments of the whole stream."""
