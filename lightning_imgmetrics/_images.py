@@ -21,7 +21,12 @@ OVERSHOOT = 0.05
 
 
 def as_images(
-    images: Images, *, name: str = "images", value_range: tuple[float, float] = (0.0, 1.0), channels: int = 3
+    images: Images,
+    *,
+    name: str = "images",
+    value_range: tuple[float, float] = (0.0, 1.0),
+    channels: int = 3,
+    decoded: bool = False,
 ) -> tuple[list[Tensor], int]:
     """Check images and bring them to one form.
 
@@ -29,10 +34,11 @@ def as_images(
     size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three.
     Returns batches in order, each (k, channels, h, w) and either uint8 or float32 in [0, 1], and the number of pixel
     values that overshot `value_range` and were clamped. Consecutive images of one size and type share a batch.
+    `decoded` integers come from image files: a nearly black image is then not taken for a 0/1 mask.
     Raises ShapeError (axes, channels, no image) and ValueRangeError (NaN, values that the declaration rules out).
     """
     check_value_range(value_range)
-    batches = [_checked(batch, name, value_range, channels) for batch in _batches(images, name)]
+    batches = [_checked(batch, name, value_range, channels, decoded) for batch in _batches(images, name)]
     return [batch for batch, _ in batches], sum(clamped for _, clamped in batches)
 
 
@@ -84,7 +90,9 @@ def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
     return pil_to_tensor(image.convert("RGB"))
 
 
-def _checked(batch: Tensor, name: str, value_range: tuple[float, float], channels: int) -> tuple[Tensor, int]:
+def _checked(
+    batch: Tensor, name: str, value_range: tuple[float, float], channels: int, decoded: bool
+) -> tuple[Tensor, int]:
     batch = batch.detach()
     if batch.shape[1] == 1 and channels == 3:
         batch = batch.expand(-1, 3, -1, -1)
@@ -97,7 +105,7 @@ def _checked(batch: Tensor, name: str, value_range: tuple[float, float], channel
         raise ValueRangeError(f"`{name}` must be uint8 or float, got {batch.dtype}")
     low, high = (float(x) for x in torch.stack(batch.aminmax()).tolist())
     if not batch.is_floating_point():
-        if low < 0 or high > 255 or high == 1:
+        if low < 0 or high > 255 or (high == 1 and not decoded):
             why = "; 0/1 images must be float, or scaled to 0..255" if high == 1 else ""
             raise ValueRangeError(f"integer `{name}` must hold 0..255, got {low:g}..{high:g}{why}")
         return batch.to(torch.uint8), 0

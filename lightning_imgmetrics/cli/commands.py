@@ -13,7 +13,7 @@ from lightning_imgmetrics.cli.compare import COLUMNS, Comparison, compare, read_
 from lightning_imgmetrics.cli.console import Terminal
 from lightning_imgmetrics.cli.evaluate import Outcome, evaluate, measure_statistics
 from lightning_imgmetrics.cli.merge import merge
-from lightning_imgmetrics.cli.output import show_report, write_neighbors, write_report, write_scores, write_text
+from lightning_imgmetrics.cli.output import probe, show_report, write_neighbors, write_report, write_scores, write_text
 from lightning_imgmetrics.cli.ranks import process_group
 from lightning_imgmetrics.cli.request import Request, UsageError
 from lightning_imgmetrics.errors import ImgMetricsError
@@ -24,7 +24,8 @@ def run_evaluate(
     request: Request, *, quiet: bool, scores: str | None, neighbors: str | None, **files: str | None
 ) -> None:
     request = replace(request, measures=_expanded(request))
-    with process_group() as (rank, _):
+    probe(scores, neighbors, request.save_state, *files.values())
+    with process_group(request.device) as (rank, _):
         terminal = Terminal(rank=rank, quiet=quiet)
         outcome = evaluate(request, terminal)
         if rank == 0:
@@ -69,7 +70,8 @@ def run_stats(request: Request, *, output: str, quiet: bool) -> None:
     if Path(output).suffix != ".safetensors":
         raise UsageError(f"--output must end in .safetensors, got {output!r}")
     request = replace(request, measures=_expanded(request))
-    with process_group() as (rank, _):
+    probe(output)
+    with process_group(request.device) as (rank, _):
         terminal = Terminal(rank=rank, quiet=quiet)
         found = measure_statistics(request, terminal)
         if found is not None:
@@ -100,6 +102,10 @@ def run_compare(
     for comparison in found:
         if comparison.unlike:
             terminal.note(f"forced: {comparison.name} was not measured in the same way ({comparison.unlike})")
+    if pair[0].reference != pair[1].reference:
+        terminal.note(
+            f"the references are named {pair[0].reference} and {pair[1].reference}: are they the same images?"
+        )
     if alone:
         terminal.note(f"in one of the two only: {', '.join(alone)}")
     if json is not None:

@@ -106,10 +106,12 @@ def prepare(request: Request, front: Front) -> Plan:
     about = _about(replace(request, measures=measures), sides, suite, statistics=statistics)
     folder, position = None, None
     if request.run is not None:
-        configuration = {key: value for key, value in about.items() if key != "max_failed"}
+        configuration = {
+            key: value for key, value in about.items() if key not in ("max_failed", "generated", "reference")
+        }
         configuration |= {"device": device.type, "batch_size": request.batch_size, "hashed": request.hashed}
         folder = RunFolder(
-            Path(request.run),
+            Path(request.run).expanduser(),
             rank=rank,
             size=size,
             every=request.save_every,

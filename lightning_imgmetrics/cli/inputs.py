@@ -130,6 +130,8 @@ def _is_statistics_archive(path: Path, protocol: str | None) -> bool:
     except zipfile.BadZipFile:
         return False  # opening it as images says what is wrong
     held = arrays & {"mu", "sigma", "mu_s", "sigma_s", "feats", "reps"}
+    if held and "arr_0" in arrays and protocol is None:
+        raise UsageError(f"{path} holds images and statistics: --protocol adm takes the statistics, another the images")
     return bool(held) and ("arr_0" not in arrays or protocol == "adm")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lightning_imgmetrics._images import as_images, quantize
 from lightning_imgmetrics.cli.inputs import Side
 from lightning_imgmetrics.cli.ranks import default_workers
 from lightning_imgmetrics.cli.request import Request
@@ -126,19 +127,20 @@ class Loop:
             self._report_deviation(first)
         labels = None if side.labels is None else [side.labels[i] for i in ids]
         if side.real:
-            self.suite.update_reference(first, labels=labels, ids=ids)
+            self.suite.update_checked(decoded(first), real=True, labels=labels, ids=ids)
             if self.request.hashed:
                 total, count = content_hash([(ids, first)], self.suite.value_range).tolist()
                 before = torch.tensor([self.position.content[0], total]).sum()  # wraps around, as the hash does
                 self.position.content = (int(before), self.position.content[1] + count)
             return
         prompts = None if side.prompts is None else [side.prompts[i] for i in ids]
-        self.suite.update(first, prompts=prompts, target=targets, labels=labels, ids=ids)
+        pairs = None if targets is None else decoded(targets)
+        self.suite.update_checked(decoded(first), prompts=prompts, target=pairs, labels=labels, ids=ids)
 
     def _report_deviation(self, images: Any) -> None:
         """What the declared precision costs, on the first images."""
         self._unmeasured = False
-        batches: list[Tensor] = self.suite._accept(images, "images")[0]
+        batches = decoded(images)
         for extractor, group in self.suite._by_network(False).items():
             layers = list(dict.fromkeys(layer for _, m in group for layer in m.layers))
             worst = measured_deviation(extractor, batches, layers, self.device)
@@ -151,6 +153,11 @@ class Loop:
     def _release(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def decoded(images: Any) -> list[Tensor]:
+    """Checked batches of images that were read from files."""
+    return [quantize(batch) for batch in as_images(images, decoded=True)[0]]
 
 
 def refuse_failed(failed: list[dict[str, Any]], totals: dict[str, int], max_failed: float) -> None:

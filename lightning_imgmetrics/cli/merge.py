@@ -16,7 +16,7 @@ from lightning_imgmetrics.metrics.shards import read_about
 from lightning_imgmetrics.report.tables import Report
 from lightning_imgmetrics.suite import MetricSuite
 
-_OWN = ("shard", "failed", "totals", "max_failed")  # what shards may differ in
+_OWN = ("shard", "failed", "totals", "max_failed", "generated", "reference")  # paths may be spelled otherwise
 
 
 def merge(paths: Sequence[str], *, device: str = "auto") -> tuple[Report, dict[str, str]]:

@@ -51,8 +51,9 @@ Dtype = Annotated[str, _option(_HOW, "float32 or bfloat16; the deviation it caus
 Compile = Annotated[bool, _option(_HOW, "torch.compile the networks.", "--compile")]
 MaxFailed = Annotated[float, _option(_HOW, "Unreadable images to leave out: a number, or below 1 a share.")]
 
-Run = Annotated[str | None, _option(_RUN, "Folder to save the states in while measuring.")]
-Resume = Annotated[bool, _option(_RUN, "Go on with the run in --run.", "--resume")]
+# Not `--run`: torchrun reads options before it passes them on, and takes that for its own `--run-path`.
+Run = Annotated[str | None, _option(_RUN, "Folder to save the states in while measuring.", "--run-dir")]
+Resume = Annotated[bool, _option(_RUN, "Go on with the run in --run-dir.", "--resume")]
 SaveEvery = Annotated[float, _option(_RUN, "Seconds between saves; 0: after each batch.")]
 Shard = Annotated[str | None, _option(_RUN, "I/K: measure only the I-th of K shares (from 1), of both sides.")]
 SaveState = Annotated[str | None, _option(_RUN, "File for the states, for `imgmetrics merge`.")]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.cli.console import Terminal
 from lightning_imgmetrics.cli.evaluate import Outcome
-from lightning_imgmetrics.report.tables import Report, csv_text, n_failed, to_csv, to_markdown, to_table
+from lightning_imgmetrics.cli.request import UsageError
+from lightning_imgmetrics.report.tables import Report, beside, csv_text, n_failed, to_csv, to_markdown, to_table
+
+
+def probe(*paths: str | None) -> None:
+    """Refuse what cannot be written before hours are spent on it."""
+    for path in filter(None, paths):
+        target = Path(path).expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() or not os.access(target.parent, os.W_OK):
+            raise UsageError(f"{path} cannot be written: it must be a file in a folder that you may write to")
 
 
 def write_text(path: str, text: str) -> None:
@@ -17,7 +28,7 @@ def write_text(path: str, text: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def write(part: Path) -> None:
-        part.write_text(text, "utf-8")
+        part.write_text(text, "utf-8", errors="surrogateescape")  # names of files need not be UTF-8
 
     write_atomically(target, write)
 
@@ -25,6 +36,9 @@ def write_text(path: str, text: str) -> None:
 def show_report(report: Report, terminal: Terminal) -> None:
     """The table, and under it the signature of each number."""
     terminal.show(to_table(report), *(f"{r.name}: {r.signature}" for r in report.results.values()))
+    for text in map(beside, report.results.values()):
+        if text:
+            terminal.note(text)
     if report.failed:
         terminal.note(n_failed(report))
 

@@ -17,13 +17,13 @@ DAY = 86400.0  # ranks may be of unlike speed
 
 
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
+def process_group(device_name: str = "auto") -> Iterator[tuple[int, int]]:
     """(rank, world size) of a process that torchrun started; (0, 1) of a lone one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ or dist.is_initialized():
         yield world()
         return
     device = None
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and device_name.startswith(("auto", "cuda")):
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device is None else "nccl", device_id=device)

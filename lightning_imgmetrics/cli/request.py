@@ -75,7 +75,7 @@ class Request:
         if k > 1 and (self.save_state is None or self.neighbors):
             raise UsageError("--shard needs --save-state FILE, and leaves all tables to `imgmetrics merge`")
         if self.resume and self.run is None:
-            raise UsageError("--resume needs --run DIR, the folder of the run to go on with")
+            raise UsageError("--resume needs --run-dir DIR, the folder of the run to go on with")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, got {self.limit}")
         if not self.max_failed >= 0 or (self.max_failed >= 1 and self.max_failed != int(self.max_failed)):

@@ -66,7 +66,9 @@ class RunFolder:
         UsageError for a folder in use without `resume`, and for a command that has changed since, saying in what.
         """
         if not resume and self.folder.exists() and any(self.folder.iterdir()):
-            raise UsageError(f"--run {self.folder} is not empty: add --resume to go on with it, or name a new folder")
+            raise UsageError(
+                f"--run-dir {self.folder} is not empty: add --resume to go on with it, or name a new folder"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._refuse_other_world()
         for part in self.folder.glob(f".{self.path.stem}-*"):  # of a process that was killed while it wrote

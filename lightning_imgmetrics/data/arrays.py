@@ -37,7 +37,7 @@ class ArrayImages(ImageSource):
             raise UnreadableImage(f"{self.path} cannot be read as an array: {error}") from error
         self._n, label = len(rows), str(self.path or "the array")
         self._channels_last = _channels_last(rows, label)
-        if self.labels is not None and len(self.labels) != self._n:
+        if self.labels is not None and self.labels.shape[:1] != (self._n,):
             raise ShapeError(f"{label}: `arr_1` must hold {self._n} labels, got shape {self.labels.shape}")
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from lightning_imgmetrics.data.open import open_images
 from lightning_imgmetrics.data.sources import GeneratedImages, ImageSource, as_tensor, pick
 from lightning_imgmetrics.errors import ShapeError, UnreadableImage
 
+_PATIENCE = 600  # seconds
 Source = Tensor | Dataset | DataLoader | Iterable[Any] | str | Path
 Batch = tuple[Sequence[int] | None, Tensor | list[Any]]
 
@@ -149,6 +150,7 @@ class ImageBatches:
         }
         if number:
             options["prefetch_factor"] = self.prefetch
+            options["timeout"] = _PATIENCE  # a worker whose answer is lost (shared memory full) would be waited for
             if given is not None:
                 kept = ("multiprocessing_context", "worker_init_fn", "timeout")
                 options |= {key: getattr(given, key) for key in kept}
@@ -229,7 +231,7 @@ def content_hash(batches: Iterable[tuple[Any, Images]], value_range: tuple[float
     """Two int64 sums over the images, (sum of 64-bit hashes, count): the same in any order, added up over ranks."""
     total, count = np.uint64(0), 0
     for _, images in batches:
-        for batch in as_images(images, value_range=value_range)[0]:
+        for batch in as_images(images, value_range=value_range, decoded=True)[0]:
             for image in quantize(batch):
                 digest = hashlib.sha256(str(tuple(image.shape)).encode() + image.cpu().numpy().tobytes()).digest()
                 with np.errstate(over="ignore"):

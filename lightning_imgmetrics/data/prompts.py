@@ -58,7 +58,7 @@ def read_prompt_table(source: str | Path) -> list[Prompt]:
     elif path.suffix.lower() == ".csv":
         records = [_record(row, f"{path}, line {line}") for line, row in _csv_rows(path)]
     else:
-        records = [Prompt(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        records = [Prompt(line) for line in _text(path).splitlines() if line.strip()]
     if not records:
         raise ShapeError(f"`prompts` must hold at least one text, found none in {source}")
     return records
@@ -159,8 +159,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield reader.line_num, row
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ShapeError(f"{path} must be UTF-8 text: {error}") from error
+
+
 def _from_sidecar(folder: Path, file: str) -> Prompt:
-    text = (folder / file).read_text("utf-8-sig").strip()
+    text = _text(folder / file).strip()
     if not text:
         raise ShapeError(f"{folder / file} holds no prompt")
     return Prompt(text, file[: -len(".txt")])

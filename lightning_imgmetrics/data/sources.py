@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_imgmetrics.data.decode import check_alpha, decode
-from lightning_imgmetrics.errors import SamplerError, ShapeError
+from lightning_imgmetrics.errors import SamplerError, ShapeError, UnreadableImage
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 _IMAGE_KEYS = ("image", "images", "pixel_values", "img")
@@ -135,14 +135,17 @@ def hidden(path: str) -> bool:
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """POSIX relative paths of the files below `folder` that end in one of `suffixes`, sorted."""
     found = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not _climbs(here, name)]
+    walked: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(here)) in walked:  # links may lead here twice, or round in circles
+            folders.clear()
+            continue
+        walked.add(real)
         below = Path(here).relative_to(folder)
         found += [(below / name).as_posix() for name in files if name.lower().endswith(suffixes)]
     return sorted(path for path in found if not hidden(path))
 
 
-def _climbs(here: str, name: str) -> bool:
-    """Whether the folder is a link to one that holds it: following it would not end."""
-    path = os.path.join(here, name)
-    return os.path.islink(path) and Path(os.path.realpath(here)).is_relative_to(os.path.realpath(path))
+def _refuse(error: OSError) -> None:
+    raise UnreadableImage(f"the folder {error.filename} cannot be read: {error.strerror}") from error

@@ -82,6 +82,7 @@ def to_markdown(report: Report) -> str:
     results = list(report.results.values())
     lines = [markdown_table(_SHOWN, [shown(r) for r in results]), ""]
     lines += [f"- {r.name}: `{r.signature}`" for r in results]
+    lines += [f"- {text}" for text in map(beside, results) if text]
     lines += [f"- {n_failed(report)}"] if report.failed else []
     return "\n".join(lines) + "\n"
 
@@ -95,6 +96,15 @@ def shown(r: Result) -> list[str]:
     """The cells of a result for people: six digits, more than any of these numbers is good for."""
     interval = "" if r.interval is None else "[{:.5g}, {:.5g}]".format(*r.interval)
     return [r.name, f"{r.value:.6g} {r.unit}".rstrip(), interval, str(r.n), _BETTER[r.higher_is_better]]
+
+
+def beside(r: Result) -> str:
+    """What to say of an interval that is not around its value; "" where it is."""
+    if r.interval is None or r.interval[0] <= r.value <= r.interval[1] or "bias_corrected" not in r.details:
+        return ""
+    return (
+        f"{r.name}: the interval is that of {r.details['bias_corrected']:.6g}, the value without the bias of n = {r.n}"
+    )
 
 
 def n_failed(report: Report) -> str:

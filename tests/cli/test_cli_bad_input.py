@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cli_parts import DIGITS, METRICS, N, done, folder, imgmetrics, load, make_inputs, refused
 from conftest import random_images
+from PIL import Image
 
 from lightning_imgmetrics.errors import NotEnoughSamples
 
@@ -131,3 +133,21 @@ def test_a_full_disk_leaves_old_reports_and_states(
 def test_statistics_go_into_safetensors(inputs: list[Any]) -> None:
     line = refused("stats", inputs[2], "-o", "x.npz", *FD, code=2)
     assert "--output must end in .safetensors" in line
+
+
+def test_a_nearly_black_image_is_an_image(tmp_path: Path) -> None:
+    """Alone in its batch too: its largest value of 1 does not make it a 0/1 mask."""
+    for name in ("generated", "reference"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            pixels = (
+                np.full((8, 8, 3), i == 2, np.uint8) if name == "generated" else np.full((8, 8, 3), 40 * i, np.uint8)
+            )
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    words = ["evaluate", tmp_path / "generated", "--reference", tmp_path / "reference", "--metrics", "fd_digits_clip"]
+    done(*words, "--batch-size", 1, "--workers", 0, "--quiet")
+
+
+def test_outputs_are_probed_before_the_images_are_read(tmp_path: Path) -> None:
+    words = ["evaluate", tmp_path / "nothing", "--reference", tmp_path, "--metrics", "fd_digits_clip"]
+    assert "cannot be written" in refused(*words, "--json", tmp_path, code=2)

@@ -194,9 +194,10 @@ def test_an_npz_is_told_by_its_content(inputs: list[Any], report: Path, tmp_path
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(tmp_path / "moments.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     rest = ["--metrics", "fd_digits_clip", "--workers", 0, "--batch-size", 4, "--quiet"]
-    for name in ("images.npz", "adm.npz"):
-        done("evaluate", inputs[0], "--reference", tmp_path / name, *rest, "--json", tmp_path / "a.json")
-        assert values(tmp_path / "a.json")["fd_digits_clip"] == values(report)["fd_digits_clip"]
+    done("evaluate", inputs[0], "--reference", tmp_path / "images.npz", *rest, "--json", tmp_path / "a.json")
+    assert values(tmp_path / "a.json")["fd_digits_clip"] == values(report)["fd_digits_clip"]
+    line = refused("evaluate", inputs[0], "--reference", tmp_path / "adm.npz", *rest, code=2)
+    assert "holds images and statistics: --protocol adm" in line
     line = refused("evaluate", inputs[0], "--reference", tmp_path / "moments.npz", *rest, code=1)
     assert "does not say which tool made it" in line
     arguments = [inputs[0], "--reference", tmp_path / "moments.npz", *rest, "--protocol", "pytorch-fid"]

@@ -124,7 +124,7 @@ def test_torchrun(inputs: list[Any], alone: Path, tmp_path: Path) -> None:
     """One table, from rank 0; one report."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words += ["-m", "lightning_imgmetrics", "evaluate", *inputs, "--metrics", METRICS, *DIGITS]
-    words += ["--json", tmp_path / "a.json", "--scores", tmp_path / "s.csv"]
+    words += ["--json", tmp_path / "a.json", "--scores", tmp_path / "s.csv", "--run-dir", tmp_path / "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, timeout=300)
     assert answer.returncode == 0, answer.stderr

@@ -65,7 +65,7 @@ def cut(batches: int, *command: Any) -> None:
 def test_a_run_goes_on_to_the_same_bits(
     batches: int, command: list[Any], undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     cut(batches, *command, *run)
     done(*command, *run, "--resume")
     assert load(tmp_path / "a.json") == undisturbed
@@ -75,7 +75,7 @@ def test_every_interval_of_saving_gives_the_same_bits(
     command: list[Any], undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     for every in (0, 3600):
-        done(*command, "--run", tmp_path / f"run{every}", "--save-every", every)
+        done(*command, "--run-dir", tmp_path / f"run{every}", "--save-every", every)
         assert load(tmp_path / "a.json") == undisturbed
 
 
@@ -87,7 +87,7 @@ def test_sums_by_group_are_not_merged_by_saving(tmp_path: Path) -> None:
     command += ["--batch-size", 1, "--json", tmp_path / "a.json", "--quiet"]
     done(*command)
     expected = load(tmp_path / "a.json")
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     for stop in (40, 25):  # 64 parts are merged at once
         cut(stop, *command, *run, *(["--resume"] if stop == 25 else []))
     done(*command, *run, "--resume")
@@ -97,7 +97,7 @@ def test_sums_by_group_are_not_merged_by_saving(tmp_path: Path) -> None:
 def test_only_the_images_that_are_left_are_read(
     command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     cut(10, *command, *run)
     seen: list[int] = []
     update = Loop._update
@@ -121,7 +121,7 @@ def test_failures_of_before_are_counted_once(tmp_path: Path) -> None:
     command += ["--metrics", "fd_digits_clip", "--batch-size", 4, "--json", tmp_path / "a.json", "--quiet"]
     done(*command, "--max-failed", 6)
     expected = load(tmp_path / "a.json")
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     cut(3, *command, *run, "--max-failed", 6)
     line = refused(*command, *run, "--resume", "--max-failed", 5, code=1)
     assert "6 of 12 generated images could not be read, --max-failed allows 5" in line
@@ -133,7 +133,7 @@ def test_failures_of_before_are_counted_once(tmp_path: Path) -> None:
 def test_statistics_go_on_too(inputs: list[Any], tmp_path: Path) -> None:
     command = ["stats", inputs[2], "--metrics", "fd_digits_clip,precision", *DIGITS[:2], *DIGITS[6:], "--quiet"]
     done(*command, "-o", tmp_path / "a.safetensors")
-    run = ["-o", tmp_path / "b.safetensors", "--run", tmp_path / "run", "--save-every", 0]
+    run = ["-o", tmp_path / "b.safetensors", "--run-dir", tmp_path / "run", "--save-every", 0]
     cut(4, *command, *run)
     done(*command, *run, "--resume")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -145,7 +145,7 @@ def test_statistics_go_on_too(inputs: list[Any], tmp_path: Path) -> None:
 def test_a_folder_in_use_and_a_changed_command_are_refused(
     command: list[Any], inputs: list[Any], tmp_path: Path
 ) -> None:
-    run = ["--run", tmp_path / "run"]
+    run = ["--run-dir", tmp_path / "run"]
     done(*command, *run)
     assert "is not empty: add --resume" in refused(*command, *run, code=2)
     line = refused(*command, *run, "--resume", "--batch-size", 5, code=2)
@@ -159,12 +159,12 @@ def test_a_folder_in_use_and_a_changed_command_are_refused(
     assert "k:2" in line
     (tmp_path / "run" / STATE).rename(tmp_path / "run" / "state-0-of-2.safetensors")
     assert "had 2 ranks, this one has 1" in refused(*command, *run, "--resume", code=2)
-    assert "--resume needs --run" in refused(*command, "--resume", code=2)
+    assert "--resume needs --run-dir" in refused(*command, "--resume", code=2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign"])
 def test_a_damaged_state_is_named(damage: str, command: list[Any], tmp_path: Path) -> None:
-    run = ["--run", tmp_path / "run"]
+    run = ["--run-dir", tmp_path / "run"]
     done(*command, *run)
     path = tmp_path / "run" / STATE
     if damage == "foreign":
@@ -192,7 +192,7 @@ def test_a_full_disk_leaves_the_last_state_whole(
         save(tensors, path, metadata)
 
     save = resume.save_file
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     with monkeypatch.context() as patch:
         patch.setattr(resume, "save_file", full)
         answer = done(*command, *run)
@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_last_state_whole(
 def test_leftovers_of_a_killed_writer_are_cleared(command: list[Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".state-0-of-1-0123abcd.safetensors").write_bytes(b"half")
-    done(*command, "--run", tmp_path / "run", "--resume")
+    done(*command, "--run-dir", tmp_path / "run", "--resume")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [STATE]
 
 
@@ -227,7 +227,7 @@ def test_out_of_memory_halves_the_pass(
         one_pass(self, side, ids, images)
 
     monkeypatch.setattr(Loop, "_pass", small)
-    run = ["--run", tmp_path / "run", "--save-every", 0]
+    run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     done(*command, "--batch-size", 8)
     expected, whole = load(tmp_path / "a.json"), list(sizes)
     assert set(whole) == {2}
@@ -263,7 +263,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "lightning_imgmetrics", *map(str, command)]
     subprocess.run([*words, tmp_path / "whole.json"], env=environment, check=True)
-    words += [str(tmp_path / "a.json"), "--run", str(state.parent), "--save-every", "0", "--resume"]
+    words += [str(tmp_path / "a.json"), "--run-dir", str(state.parent), "--save-every", "0", "--resume"]
     draw, kills = random.Random(0), 0
     for _ in range(3):
         process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
