@@ -140,10 +140,8 @@ def test_a_nearly_black_image_is_an_image(tmp_path: Path) -> None:
     for name in ("generated", "reference"):
         (tmp_path / name).mkdir()
         for i in range(4):
-            pixels = (
-                np.full((8, 8, 3), i == 2, np.uint8) if name == "generated" else np.full((8, 8, 3), 40 * i, np.uint8)
-            )
-            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+            level = 40 * i if name == "reference" else i == 2
+            Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(tmp_path / name / f"{i}.png")
     words = ["evaluate", tmp_path / "generated", "--reference", tmp_path / "reference", "--metrics", "fd_digits_clip"]
     done(*words, "--batch-size", 1, "--workers", 0, "--quiet")
 
