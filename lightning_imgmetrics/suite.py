@@ -116,20 +116,19 @@ class MetricSuite(MetricCollection):
         ids: Ids | None = None,
     ) -> None:
         """`update` with images that `as_images` has checked: lists of uint8 (k, 3, h, w)."""
-        targets = target
         n = sum(map(len, batches))
         groups = self._by_network(real)
         members = [(name, m) for group in groups.values() for name, m in group]
         # A batch is refused before any metric has taken a part of it.
-        given = {"real": real, "prompts": prompts, "target": targets, "labels": labels}
+        given = {"real": real, "prompts": prompts, "target": target, "labels": labels}
         for name, m in members:
             for field in m.inputs:
                 if given[field] is None:
                     raise TypeError(f"metric {name!r} needs `{field}=` in update")
         if prompts is not None:
             check_texts(prompts, n)
-        if targets is not None and sum(map(len, targets)) != n:
-            raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {n} images")
+        if target is not None and sum(map(len, target)) != n:
+            raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, target))} for {n} images")
         if labels is not None and len(labels) != n:
             raise ShapeError(f"`labels` must hold one entry per image, got {len(labels)} for {n} images")
         for _, m in members:
@@ -140,8 +139,8 @@ class MetricSuite(MetricCollection):
         features = {}
         for extractor, group in groups.items():
             layers = tuple(dict.fromkeys(layer for _, m in group for layer in m.layers))
-            paired = targets is not None and any("target" in m.inputs for _, m in group)
-            features[extractor] = extractor(batches + (targets or []) if paired else batches, layers, device)
+            paired = target is not None and any("target" in m.inputs for _, m in group)
+            features[extractor] = extractor(batches + (target or []) if paired else batches, layers, device)
         for extractor, group in groups.items():
             alone = {layer: _head(x, n) for layer, x in features[extractor].items()}
             for _, m in group:
@@ -160,7 +159,8 @@ class MetricSuite(MetricCollection):
     ) -> None:
         """Add reference images (n, 3, h, w); or take the reference from statistics, or from the path of a file of them.
 
-        Raises SignatureMismatch where they were measured in another way than a metric of this suite measures.
+        Raises SignatureMismatch where they were measured in another way than a metric of this suite measures, and
+        IncompatibleStates for a file that holds none.
         """
         if isinstance(images, str | os.PathLike):
             images = ReferenceStatistics.load(images)
@@ -217,12 +217,7 @@ class MetricSuite(MetricCollection):
     def reset_generated(self) -> None:
         """Forget the generated samples and keep the reference."""
         for m in self.named().values():
-            if "real" in m.inputs:
-                kept, m.reset_real_features = m.reset_real_features, False
-                m.reset()
-                m.reset_real_features = kept
-            else:
-                m.reset()
+            m.clear(keep_reference=True)
 
     def count_clamped(self, pixels: int) -> None:
         """Note that `pixels` of the samples were clamped before they came here, for `Result.details`."""

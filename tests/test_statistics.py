@@ -432,3 +432,13 @@ def test_the_interval_covers_the_distance_of_the_population() -> None:
     estimate, spread = np.mean(estimates), np.std(estimates, ddof=1)
     assert abs(estimate - truth) < 4 * spread / 200**0.5  # the correction leaves no bias
     assert np.mean(widths) == pytest.approx(2 * 2.093 * spread, rel=0.15)
+
+
+def test_no_network_is_guessed_for_a_published_file(tmp_path: Path) -> None:
+    np.savez(tmp_path / "reps.npz", reps=np.zeros((4, 2048), np.float32))
+    with pytest.raises(IncompatibleStates, match="a network that it does not name"):
+        ReferenceStatistics.load(tmp_path / "reps.npz", protocol="pytorch-fid")
+    other = {"num_images": 4, "fd_other": {"mu": np.zeros(3), "sigma": np.eye(3)}}
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps(other))
+    with pytest.raises(IncompatibleStates, match="got 'fd_other'"):
+        ReferenceStatistics.load(tmp_path / "other.pkl")

@@ -246,8 +246,7 @@ class ImageMetricsCallback(Callback):
         if any("real" in m.inputs for m in self.suite.named().values()):
             source = self.reference
             if isinstance(source, ReferenceStatistics):
-                if trainer.is_global_zero:  # as a measured reference, which is pooled there
-                    self.suite.update_reference(source)
+                self.suite.update_reference(source)
                 self._has_reference = True
                 return
             if source is None:

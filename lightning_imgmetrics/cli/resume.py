@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.cli.request import UsageError
 from lightning_imgmetrics.errors import IncompatibleStates
+from lightning_imgmetrics.metrics.shards import own_states
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.suite import MetricSuite
 
@@ -121,7 +122,7 @@ def _states(metrics: Mapping[str, ImageMetric]) -> dict[str, Tensor]:
     """Every state by "metric/state", or "metric/state/part" where its parts wait to be merged."""
     tensors = {}
     for name, m in metrics.items():
-        for state in m._defaults:
+        for state in own_states(m, None):
             value, stream = getattr(m, state), m._streams.get(state)
             if not isinstance(value, list):
                 tensors[f"{name}/{state}"] = value.cpu().clone()
@@ -143,7 +144,7 @@ def _restore(metrics: Mapping[str, ImageMetric], tensors: Mapping[str, Tensor]) 
             raise IncompatibleStates(f"the run holds a state {key!r} that this version does not know")
         found[name, state].append((int(part[0]) if part else 0, value.to(metrics[name]._place(state))))
     for name, m in metrics.items():
-        for state in m._defaults:
+        for state in own_states(m, None):
             parts = [value for _, value in sorted(found[name, state], key=lambda item: item[0])]
             setattr(m, state, parts if isinstance(getattr(m, state), list) else parts[0])
         m._computed = None

@@ -74,10 +74,11 @@ class DistributionMetric(ImageMetric):
         self._forward_cache: Any = value
         return value
 
-    def clear(self) -> None:
-        kept, self.reset_real_features = self.reset_real_features, True
+    def clear(self, *, keep_reference: bool = False) -> None:
+        """Forget the generated samples, and the reference unless it is kept, whatever `reset_real_features` says."""
+        before, self.reset_real_features = self.reset_real_features, not keep_reference
         self.reset()
-        self.reset_real_features = kept
+        self.reset_real_features = before
 
     def reset(self) -> None:
         """Clear both sets, or the generated one alone with `reset_real_features=False`."""

@@ -160,8 +160,8 @@ class ImageMetric(StreamMetric):
         self._computed = None
         super().merge_state(incoming_state)
 
-    def clear(self) -> None:
-        """Forget all samples, also those that `reset` keeps."""
+    def clear(self, *, keep_reference: bool = False) -> None:
+        """Forget all samples; `keep_reference` spares those of a reference."""
         self.reset()
 
     def reset(self) -> None:

@@ -99,6 +99,8 @@ class ReferenceStatistics:
         """Read our own file or a published one (pytorch-fid, clean-fid, ADM, EDM, EDM2, CMMD; see README).
 
         `protocol` says which tool made a file that does not say so itself; `n`, of how many images, if it is known.
+        Raises SignatureMismatch (a protocol is missing), IncompatibleStates (no or a damaged statistics file, shapes
+        that disagree, an unknown network) and NonFiniteFeatures.
         """
         if _is_safetensors(Path(path)):
             return cls._own(Path(path))
@@ -227,6 +229,8 @@ def _converted(entry: Entry, wanted: Any) -> Tensor | None:
 
 def _imported(public: PublicStatistics, protocol: str | None, n: int | None, path: Path) -> list[Entry]:
     """The entries of a published file."""
+    if public.format == "dgm-eval":
+        raise IncompatibleStates(f"{path} holds dgm-eval's features of a network that it does not name: measure anew")
     protocol = protocol or _OWN_PROTOCOL.get(public.format)
     if protocol is None and public.format != "npy":
         raise SignatureMismatch(
@@ -236,7 +240,7 @@ def _imported(public: PublicStatistics, protocol: str | None, n: int | None, pat
     count = UNKNOWN if n is None else float(n)
     entries = []
     for name, (mean, cov) in public.moments.items():
-        network, layer = _public_network(name, protocol)
+        network, layer = _public_network(name, protocol, path)
         moments = Moments(len(mean))
         signature = Signature.of(**network, layer=layer)
         entries.append(Entry(signature, moments, moments.pack(count, mean, cov)))
@@ -247,7 +251,7 @@ def _imported(public: PublicStatistics, protocol: str | None, n: int | None, pat
             network, layer = {"network": cmmd.card.name, "resize": "crop-bicubic"}, "embed"
             transform = {"transform": unit_rows.__name__}
         else:
-            network, layer = _public_network("fid", protocol)
+            network, layer = _public_network("fid", protocol, path)
         features = public.features if not transform else unit_rows(public.features)
         bank = Bank(features.shape[1])
         ids = -1 - torch.arange(len(features))  # whose images these are is not known
@@ -256,8 +260,10 @@ def _imported(public: PublicStatistics, protocol: str | None, n: int | None, pat
     return entries
 
 
-def _public_network(name: str, protocol: str | None) -> tuple[Mapping[str, str], str]:
-    """(signature fields, layer) of what a published file calls `name`."""
+def _public_network(name: str, protocol: str | None, path: Path) -> tuple[Mapping[str, str], str]:
+    """(signature fields, layer) of what a published file calls `name`; IncompatibleStates for an unknown name."""
+    if name not in ("fid", "sfid", "fd_dinov2"):
+        raise IncompatibleStates(f"{path}: expected statistics named fid, sfid or fd_dinov2, got {name!r}")
     if name == "fd_dinov2":
         dinov2 = Dinov2Extractor(resize="bicubic-antialias-unclamped").signature()
         return {key: value for key, value in dinov2.items() if key != "weights"}, "embed"
