@@ -18,7 +18,8 @@ from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics._version import __version__
 from lightning_imgmetrics.errors import IncompatibleStates, ShapeError, require
 from lightning_imgmetrics.functional.intervals import mean_interval
-from lightning_imgmetrics.metrics.streams import Ids, StreamMetric
+from lightning_imgmetrics.metrics.streams import Ids
+from lightning_imgmetrics.metrics.synced import StreamMetric
 from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.result import Result, Signature
 from lightning_imgmetrics.states.hash import fingerprint

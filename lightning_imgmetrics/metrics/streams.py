@@ -1,8 +1,7 @@
-"""A torchmetrics.Metric whose state is a set of mergeable streams: counted once, synced in few collectives, shared."""
+"""A torchmetrics.Metric whose state is a set of mergeable streams: every sample counted once, shared in a suite."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, world
 from lightning_imgmetrics.errors import DuplicateSamples, NonFiniteFeatures, ShapeError
-from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.base import State
-from lightning_imgmetrics.states.hash import uniform_hash
-from lightning_imgmetrics.states.moments import GroupedMoments, Moments, reduce_moments
 
 Ids = Tensor | Sequence[int]
 _MAX_ID = 1 << 53  # ids share float64 tables with scores
@@ -44,7 +38,7 @@ class Stream:
         return x if self.transform is None else self.transform(x)
 
 
-class StreamMetric(Metric):
+class Streams(Metric):
     """Registers streams (`add_stream`), feeds them (`absorb`) and reads them (`read`).
 
     `ids` are global sample ids in [0, 2^53): samples with one id count once, wherever they were seen. States are
@@ -58,9 +52,9 @@ class StreamMetric(Metric):
         self._streams: dict[str, Stream] = {}
         self._blanks: dict[str, Tensor] = {}
         self._anonymous: dict[str, int] = {}  # samples without an id, by stream
-        self._lenders: dict[str, tuple[StreamMetric, str]] = {}  # streams that another metric of the suite keeps
+        self._lenders: dict[str, tuple[Streams, str]] = {}  # streams that another metric of the suite keeps
         self._lends = False  # whether other metrics read streams of this one
-        self._synced_lenders: list[StreamMetric] = []
+        self._synced_lenders: list[Streams] = []
         # torchmetrics' collections share states that are equal after one batch, whatever the metrics do with the next.
         mark = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int32).double()
         self.add_state("instance", mark, dist_reduce_fx="max")
@@ -80,7 +74,7 @@ class StreamMetric(Metric):
             self._add_table(f"{name}_late_ids", torch.zeros(0, dtype=torch.int64))
             self._add_table(f"{name}_late", torch.zeros(0, stream.width, dtype=torch.float64))
 
-    def borrow(self, name: str, lender: StreamMetric, theirs: str) -> None:
+    def borrow(self, name: str, lender: Streams, theirs: str) -> None:
         """Read the equal stream of another metric from now on, and keep none: as a suite does."""
         self._lenders[name], lender._lends = (lender, theirs), True
         for state in _states_of(name, self._defaults):
@@ -187,18 +181,6 @@ class StreamMetric(Metric):
             raise ValueError(f"`ids` must lie in [0, 2^53), got {int(ids.min())}..{int(ids.max())}")
         return ids
 
-    def over_ranks(self, kernel: Callable[..., Any]) -> Any:
-        """`kernel(share=(rank, world size))`, summed over ranks: a tensor or a tuple of them, the same bits on each.
-
-        Only a synced metric has the same samples on every rank; another one does all of the work.
-        """
-        rank, size = world(self.process_group) if self._is_synced else (0, 1)
-        out = kernel(share=(rank, size))
-        if size > 1:
-            for part in out if isinstance(out, tuple) else (out,):
-                sum_(part, self.process_group)
-        return out
-
     @property
     def _home(self) -> torch.device:
         return torch.device("cpu") if self.device.type == "mps" else self.device
@@ -263,92 +245,6 @@ class StreamMetric(Metric):
             self._settle(name)
             for table, rows in zip(tables, newest, strict=True):
                 table.append(rows)
-
-    # What torchmetrics calls
-
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        with torch.inference_mode(False):
-            super()._reduce_states(incoming_state)
-            for name, stream in self._streams.items():
-                if not stream.state.keyed and name not in self._lenders:
-                    self._settle_all_but_newest(name)
-            for name in self._blanks:
-                if self._due(name, [*getattr(self, name), self._blanks[name]]):
-                    setattr(self, name, [self.table(name)])
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As torchmetrics'; the metrics whose streams this one reads are synced with it."""
-        super().sync(*args, **kwargs)
-        if self._is_synced:
-            for lender, _ in self._lenders.values():
-                if not lender._is_synced:
-                    lender.sync(*args, **kwargs)
-                    self._synced_lenders.append(lender)
-
-    def unsync(self, should_unsync: bool = True) -> None:
-        super().unsync(should_unsync)
-        if should_unsync:
-            while self._synced_lenders:
-                self._synced_lenders.pop().unsync()
-
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
-        with torch.inference_mode(False):
-            for name in self._blanks:  # a rank without data must still bring rows of the right shape and type
-                setattr(self, name, [self.table(name)])
-            if dist_sync_fn is not gather_all_tensors:
-                super()._sync_dist(dist_sync_fn, process_group)
-                return
-            group = process_group or self.process_group
-            rendezvous(f"{type(self).__name__}.compute()", group)
-            reduce = functools.partial(sum_, group=group)
-            tables = [self._travelling(name, group) for name in self._blanks]
-            for name, rows in zip(self._blanks, gather_rows(tables, group), strict=True):
-                setattr(self, name, [rows])
-            kept = {*self._blanks, *self._streams, "instance"}
-            sums = [name for name in self._defaults if name not in kept]
-            flat = torch.stack([getattr(self, name) for name in sums])
-            reduce(flat)
-            for name, value in zip(sums, flat, strict=True):
-                setattr(self, name, value)
-            own = {name: stream for name, stream in self._streams.items() if name not in self._lenders}
-            states = [(stream.state, getattr(self, name)) for name, stream in own.items()]
-            moments = [pair for s, x in states if isinstance(s, Moments | GroupedMoments) for pair in s.split(x)]
-            if moments:
-                reduce_moments(moments, reduce)
-
-    def _travelling(self, name: str, group: Any) -> Tensor:
-        """The rows of a table that other ranks need: of a bounded bank those that all ranks together will keep."""
-        table = self.table(name)
-        state = self._streams[name].state if name in self._streams else None
-        if not isinstance(state, Bank) or state.size is None:
-            return table
-        ids = state.ids(table)
-        every = gather_rows([ids], group)[0].unique()
-        if len(every) <= state.size or bool((every < 0).any()):  # a negative one may stand for a sample on each rank
-            return table
-        return table[uniform_hash(ids) <= uniform_hash(every).kthvalue(state.size).values]
-
-    def _copy_state_dict(self) -> dict[str, Any]:
-        # What a sync replaces: sums change in place, the batches of a table never do.
-        with torch.inference_mode(False):
-            for name in self._hosted:
-                self.table(name)  # its batches become one, which the copy then holds too
-            values = {name: getattr(self, name) for name in self._defaults}
-            return {k: v.detach().clone() if isinstance(v, Tensor) else list(v) for k, v in values.items()}
-
-    def reset(self) -> None:
-        with torch.inference_mode(False):
-            super().reset()
-        self._anonymous.clear()
-
-    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> StreamMetric:
-        """States move between devices and never change their dtype."""
-        device = fn(torch.zeros(0, device=self.device)).device
-        if device.type == "mps":
-            self._device = device
-            return self
-        super()._apply(lambda x: x.to(device), [*exclude_state, *self._hosted, "instance"])
-        return self
 
 
 def _states_of(stream: str, states: Iterable[str]) -> list[str]:
