@@ -78,9 +78,9 @@ def ours(job: Job, protocol: str) -> float:
     """As `imgmetrics evaluate` does: the loader's ids, one suite, the reference first."""
     from lightning_imgmetrics import FrechetInceptionDistance, MetricSuite
     from lightning_imgmetrics.data.images import ImageBatches
-    from lightning_imgmetrics.models import base
+    from lightning_imgmetrics.models import network
 
-    base._NETWORKS.clear()  # the others load theirs every time
+    network.NETWORKS.clear()  # the others load theirs every time
     suite = MetricSuite(
         {"fid": FrechetInceptionDistance(feature_extractor_weights_path=job.weights, protocol=protocol)}
     )

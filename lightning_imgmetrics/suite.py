@@ -18,7 +18,7 @@ from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base import ScoreMetric
 from lightning_imgmetrics.metrics.shards import check_names, read_states, require_shared, save_states
-from lightning_imgmetrics.metrics.stateful import ImageMetric, check_texts
+from lightning_imgmetrics.metrics.stateful import ImageMetric, as_texts
 from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
 from lightning_imgmetrics.metrics.streams import Ids
 from lightning_imgmetrics.metrics.table import metric
@@ -90,13 +90,14 @@ class MetricSuite(MetricCollection):
         images: Images,
         *,
         real: bool = False,
-        prompts: Sequence[str] | None = None,
+        prompts: str | Sequence[str] | None = None,
         target: Images | None = None,
         labels: Tensor | Sequence[int] | None = None,
         ids: Ids | None = None,
     ) -> None:
         """Add generated images (n, 3, h, w), and prompts (n), targets (n, 3, h, w), labels (n) for who takes them.
 
+        One string is the prompt of all images. Images and targets may be lists of mixed sizes.
         With `real=True` the images go to the reference of the distribution metrics alone.
         """
         batches, clamped = self._accept(images, "images")
@@ -110,7 +111,7 @@ class MetricSuite(MetricCollection):
         batches: list[Tensor],
         *,
         real: bool = False,
-        prompts: Sequence[str] | None = None,
+        prompts: str | Sequence[str] | None = None,
         target: list[Tensor] | None = None,
         labels: Tensor | Sequence[int] | None = None,
         ids: Ids | None = None,
@@ -120,13 +121,12 @@ class MetricSuite(MetricCollection):
         groups = self._by_network(real)
         members = [(name, m) for group in groups.values() for name, m in group]
         # A batch is refused before any metric has taken a part of it.
+        prompts = None if prompts is None else as_texts(prompts, n)
         given = {"real": real, "prompts": prompts, "target": target, "labels": labels}
         for name, m in members:
             for field in m.inputs:
                 if given[field] is None:
                     raise TypeError(f"metric {name!r} needs `{field}=` in update")
-        if prompts is not None:
-            check_texts(prompts, n)
         if target is not None and sum(map(len, target)) != n:
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, target))} for {n} images")
         if labels is not None and len(labels) != n:
@@ -295,5 +295,7 @@ def _key(m: ImageMetric) -> str:
 
 
 def _head(features: Any, n: int) -> Any:
-    """The rows of the images, without those of the targets behind them."""
-    return [x[:n] if x.ndim == 4 else x for x in features] if isinstance(features, list) else features[:n]
+    """The rows of the images, without those of the targets behind them: of vectors, of images, or of each map."""
+    if isinstance(features, list) and features[0].ndim != 3:
+        return [x[:n] if x.ndim == 4 else x for x in features]
+    return features[:n]

@@ -53,8 +53,8 @@ from lightning_imgmetrics.errors import (
 )
 from lightning_imgmetrics.functional.intervals import jackknife
 from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.models.base import CustomExtractor
 from lightning_imgmetrics.models.clip import ClipExtractor
+from lightning_imgmetrics.models.custom import CustomExtractor
 from lightning_imgmetrics.result import Signature
 from lightning_imgmetrics.states.hash import uniform_hash
 

@@ -241,10 +241,15 @@ def test_missing_inputs_are_named() -> None:
         suite.update(FAKE, prompts=[], target=REAL)
     with pytest.raises(ShapeError, match="`target` must hold one entry per image, got 2 for 20 images"):
         suite.update(FAKE, prompts=PROMPTS, target=REAL[:2])
-    with pytest.raises(ShapeError, match="one string"):
-        suite.update(FAKE, prompts="one", target=REAL)
     with pytest.raises(ValueRangeError, match="`target` must lie in"):
         suite.update(FAKE, prompts=PROMPTS, target=REAL.float())
+
+
+def test_one_prompt_is_that_of_all_images() -> None:
+    one, each = make(), make()
+    one.update(FAKE, prompts="a three", target=REAL, ids=range(N))
+    each.update(FAKE, prompts=["a three"] * N, target=REAL, ids=range(N))
+    assert one["clip_score"].compute() == each["clip_score"].compute()
 
 
 def test_a_refused_batch_leaves_no_trace() -> None:

@@ -130,8 +130,8 @@ class ImageMetricsCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for m in self.suite.named().values():  # what is missing shows now and not at the first validation
-            if m.extractor is not None:
-                m.extractor.network(pl_module.device)
+            for network in m.networks:
+                network.network(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every.by_step and not isinstance(self.every.steps, int):

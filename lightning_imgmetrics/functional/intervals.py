@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import t
+from scipy.stats import norm, t
 from torch import Tensor
 
 from lightning_imgmetrics._shapes import bind_shapes
-from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
 
 
 def mean_interval(mean: float, standard_error: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Student's t interval of a mean over n >= 2 independent samples, in the unit of `mean` (Student 1908)."""
     half = float(t.ppf((1 + confidence) / 2, n - 1)) * standard_error
     return mean - half, mean + half
+
+
+def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high) in [0, 1] of the probability behind `successes` of n > 0 independent trials (Wilson 1927).
+
+    Both may be fractions, for effective sample sizes. ValueRangeError unless 0 <= successes <= n, 0 < confidence < 1.
+    """
+    if not n > 0:
+        raise NotEnoughSamples("the Wilson interval", 0, 1, "a share of no trial is undefined")
+    if not 0 <= successes <= n:
+        raise ValueRangeError(f"`successes` must lie in [0, n = {n:g}], got {successes:g}")
+    _check_confidence(confidence)
+    return _wilson(successes, n, float(norm.ppf((1 + confidence) / 2)))
+
+
+def clustered_wilson_interval(outcomes: Tensor, groups: Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson interval of the share of ones where outcomes (n,) 0/1 of the same of g >= 2 groups (n,) may depend.
+
+    n is divided by the design effect: the variance of the share between groups over that of independent outcomes, not
+    below 1; the quantile is Student's with g - 1 degrees of freedom. Where all outcomes are equal they do not show the
+    effect and each group is taken as one trial. Source: Korn & Graubard 1998, with Wilson's interval.
+    """
+    n = bind_shapes(outcomes=(outcomes, "n"), groups=(groups, "n"))["n"]
+    _check_confidence(confidence)
+    x = _numbers(outcomes)
+    if not np.isin(x, (0, 1)).all():
+        raise ValueRangeError("`outcomes` must be 0 or 1")
+    owner = np.unique(groups.detach().cpu().numpy(), return_inverse=True)[1]
+    count, ones = np.bincount(owner), np.bincount(owner, x)
+    g = len(count)
+    if g < 2:
+        raise NotEnoughSamples("the clustered interval", g, 2, "one group shows no spread between groups")
+    share = x.mean()
+    independent = n * share * (1 - share)
+    effect = n / g
+    if independent > 0:
+        effect = max(1.0, ((ones - share * count) ** 2).sum() * g / (g - 1) / independent)
+    quantile = float(t.ppf((1 + confidence) / 2, g - 1))
+    return _wilson(ones.sum() / effect, n / effect, quantile)
 
 
 def jackknife(
@@ -86,6 +125,18 @@ def paired_bootstrap(
     noise = 1e-12 * np.abs(difference).max()  # rounding must not tell equal deviations apart
     extreme = (np.abs(means - observed) >= abs(observed) - noise).sum()
     return float(observed), float(low), float(high), float((1 + extreme) / (1 + resamples))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueRangeError(f"`confidence` must lie in (0, 1), got {confidence:g}")
+
+
+def _wilson(successes: float, n: float, z: float) -> tuple[float, float]:
+    def low(s: float) -> float:
+        return float((2 * s + z * z - z * np.sqrt(z * z + 4 * s * (1 - s / n))) / (2 * (n + z * z)))
+
+    return low(successes), 1 - low(n - successes)
 
 
 def _numbers(x: Tensor) -> np.ndarray:

@@ -1,91 +1,208 @@
-"""How well an image matches a text, or another image."""
+"""How well images match their prompts, or other images, in a space that images and texts share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 
 from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.stateful import as_texts
 from lightning_imgmetrics.metrics.streams import Ids
-from lightning_imgmetrics.models.base import Features
+from lightning_imgmetrics.models.base import Extractor, Features, Scorer
 from lightning_imgmetrics.models.clip import ClipExtractor
 
 Texts = str | Sequence[str]
+Model = str | Callable[[], tuple[Any, Any]]
+CAPTION = "A photo depicts "  # what Hessel et al. put before a caption
 
 
-class CLIPScore(ScoreMetric):
-    """Mean of 100 cos(source, target) in a CLIP space, floored at 0 after the mean; drop-in for torchmetrics.
+class PromptMetric(ScoreMetric):
+    """A score of each image by its prompt; `details["truncated_fraction"]`: prompts beyond the model's context."""
 
-    `model_name_or_path`: a hub id, a checkpoint folder (CLIP or SigLIP), "digits-clip", or a callable that returns
-    (model, processor). Source and target are images or texts in any combination, one to one. Texts beyond the model's
-    context are truncated before the end-of-text token; `details["truncated_fraction"]` says how many were.
-    Range [-100, 100] per sample, higher is better. Source: Hessel et al. 2021 (who scale by 2.5, not 100).
-    """
-
-    name: ClassVar[str] = "clip_score"
-    higher_is_better = True
-    plot_lower_bound: float = 0.0
-    plot_upper_bound: float = 100.0
     inputs = ("prompts",)
-    layers = ("embed",)
-    extractor: ClipExtractor
+    higher_is_better = True
+    extractor: Extractor
     texts: Tensor
     truncated: Tensor
 
-    def __init__(
-        self,
-        model_name_or_path: str | Callable[[], tuple[Any, Any]] = "openai/clip-vit-large-patch14",
-        *,
-        revision: str | None = None,
-        **kwargs: Any,
-    ):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.extractor = ClipExtractor(model_name_or_path, revision)
         for name in ("texts", "truncated"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, source: Images | Texts, target: Images | Texts, ids: Ids | None = None) -> None:
-        """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
-        self._add_pairs(self._embed(source, "source"), self._embed(target, "target"), ids)
+    def update(self, *, images: Images, prompts: Texts, ids: Ids | None = None) -> None:  # type: ignore[override]
+        """Add images, (n, 3, h, w) uint8 or float in `value_range` or a list of mixed sizes, and n prompts.
 
-    def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
-        self._add_pairs(features["embed"], self._embed(prompts, "prompts"), ids)
+        One string is the prompt of all images. ShapeError: counts that differ. ValueError: an empty prompt.
+        """
+        batches = self.accept(images)
+        texts = as_texts(prompts, sum(map(len, batches)))
+        self.check_inputs(len(texts), prompts=texts)
+        self.update_features(self.extract(batches), prompts=texts, ids=ids)
 
-    def _embed(self, x: Images | Texts, name: str) -> Tensor:
-        texts = _as_texts(x)
-        if texts is None:
-            return self.extract(self.accept(x, name))["embed"]  # type: ignore[arg-type]
-        embeddings, truncated = self.extractor.embed_text(texts, self.device)
-        self.texts += len(texts)
+    def check_inputs(self, n: int, *, prompts: Sequence[str] = (), **_: Any) -> None:
+        empty = [i for i, prompt in enumerate(prompts) if not prompt.strip()]
+        if empty:
+            raise ValueError(f"`prompts[{empty[0]}]` is empty: {self.name} has nothing to compare the image with")
+
+    def scores_of(self, features: Features, *, prompts: Sequence[str], **_: Any) -> Tensor:
+        scores, truncated = self.judge(features, prompts)
+        self.texts += len(prompts)
         self.truncated += truncated
-        return embeddings
+        return scores
 
-    def _add_pairs(self, source: Tensor, target: Tensor, ids: Ids | None) -> None:
-        if len(source) != len(target):
-            raise ShapeError(
-                "Expected the number of source and target examples to be the same but got"
-                f" {len(source)} and {len(target)}"
-            )
-        target = target.to(source.device)  # texts stay where the metric is, images may have moved it
-        self.add_scores(100 * torch.nn.functional.cosine_similarity(source, target), ids)
-
-    def value_of_mean(self, mean: Tensor) -> Tensor:
-        return mean.clamp(min=0)
+    @abstractmethod
+    def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        """The scores (n,) or (n, 1 + k), and how many prompts were truncated."""
 
     def score_details(self, state: Tensor) -> dict[str, float]:
         truncated = {"truncated_fraction": float(self.truncated / self.texts)} if self.texts else {}
         return {**super().score_details(state), **truncated}
 
 
+class ScorerMetric(PromptMetric):
+    """A `PromptMetric` whose network reads image and prompt together."""
+
+    extractor: Scorer
+
+    def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        return self.extractor.score(features, prompts, self.device)
+
+
+class CosineMetric(PromptMetric):
+    """A function of the cosine between the embeddings of image and prompt.
+
+    `formula`: "cosine" 100 cos; "logit" exp(logit_scale) cos, with the factor that the checkpoint was trained with, and
+    SigLIP's bias; "sigmoid" its probability, 1 / (1 + exp(-logit)), as SigLIP was trained to give; "hessel"
+    2.5 max(cos, 0) with "A photo depicts " before the prompt (Hessel et al. 2021); "plain" the cosine itself.
+    """
+
+    layers = ("embed",)
+    extractor: ClipExtractor
+    formulas: ClassVar[tuple[str, ...]] = ("cosine", "logit", "sigmoid", "hessel", "plain")
+
+    def __init__(self, extractor: ClipExtractor, *, formula: str, **kwargs: Any):
+        if formula not in self.formulas:
+            raise UnknownName("formula", formula, self.formulas)
+        super().__init__(**kwargs)
+        self.extractor = extractor
+        self.formula = formula
+
+    def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        image = features["embed"]
+        text, truncated = self.embed_prompts(prompts)
+        return self.of_cosine(cosine_similarity(image, text.to(image.device))), truncated
+
+    def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        """Prompts (n) -> (n, d), as the formula words them, and how many were truncated."""
+        worded = [CAPTION + prompt for prompt in prompts] if self.formula == "hessel" else list(prompts)
+        return self.extractor.embed_text(worded, self.device)
+
+    def of_cosine(self, cosine: Tensor) -> Tensor:
+        """The score, of any shape."""
+        if self.formula == "plain":
+            return cosine
+        if self.formula == "cosine":
+            return 100 * cosine
+        if self.formula == "hessel":
+            return 2.5 * cosine.clamp(min=0)
+        scale, bias = self.extractor.logits(cosine.device)
+        logit = scale * cosine + bias
+        return logit.sigmoid() if self.formula == "sigmoid" else logit
+
+    def similarity(self, *, images: Images, prompts: Texts) -> Tensor:
+        """The score of every prompt with every image: m prompts, n images -> (m, n). Nothing is added to the state."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        self.check_inputs(len(texts), prompts=texts)
+        batches = self.accept(images)
+        with full_precision(self.device):
+            image = normalize(self.extract(batches)["embed"], dim=1)
+            text = normalize(self.embed_prompts(texts)[0].to(image.device), dim=1)
+            return self.of_cosine(text @ image.mT)
+
+    def probabilities(self, *, images: Images, prompt: str) -> Tensor:
+        """The chance of each image to be preferred among all of them, by the softmax of their scores: (n,)."""
+        return self.similarity(images=images, prompts=prompt)[0].softmax(0)
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {"formula": self.formula}
+
+
+class CLIPScore(CosineMetric):
+    """Mean of 100 cos(source, target) in a CLIP space, floored at 0 after the mean; drop-in for torchmetrics.
+
+    `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that
+    returns (model, processor). Source and target are images or texts in any combination, one to one; or `images=` and
+    `prompts=`. Texts beyond the model's context are truncated before the end-of-text token. `formula`: see
+    `CosineMetric`. Range [-100, 100] per sample, higher is better. Source: Hessel et al. 2021.
+    """
+
+    name: ClassVar[str] = "clip_score"
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 100.0
+
+    def __init__(
+        self,
+        model_name_or_path: Model = "openai/clip-vit-large-patch14",
+        *,
+        revision: str | None = None,
+        processor: str | None = None,
+        formula: str = "cosine",
+        dtype: str = "float32",
+        **kwargs: Any,
+    ):
+        extractor = ClipExtractor(model_name_or_path, revision, processor=processor, dtype=dtype)
+        super().__init__(extractor, formula=formula, **kwargs)
+
+    def update(  # type: ignore[override]
+        self,
+        source: Images | Texts | None = None,
+        target: Images | Texts | None = None,
+        ids: Ids | None = None,
+        *,
+        images: Images | None = None,
+        prompts: Texts | None = None,
+    ) -> None:
+        """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
+        if images is not None and prompts is not None:
+            super().update(images=images, prompts=prompts, ids=ids)
+            return
+        if source is None or target is None:
+            raise TypeError("CLIPScore needs `images=` and `prompts=`, or `source` and `target`")
+        pair = self._embed(source, "source"), self._embed(target, "target")
+        if len(pair[0]) != len(pair[1]):
+            raise ShapeError(
+                "Expected the number of source and target examples to be the same but got"
+                f" {len(pair[0])} and {len(pair[1])}"
+            )
+        target = pair[1].to(pair[0].device)  # texts stay where the metric is, images may have moved it
+        self.add_scores(self.of_cosine(cosine_similarity(pair[0], target)), ids)
+
+    def _embed(self, x: Images | Texts, name: str) -> Tensor:
+        texts = _as_texts(x)
+        if texts is None:
+            return self.extract(self.accept(x, name))["embed"]  # type: ignore[arg-type]
+        embeddings, truncated = self.embed_prompts(texts)
+        self.texts += len(texts)
+        self.truncated += truncated
+        return embeddings
+
+    def value_of_mean(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=0) if self.formula == "cosine" else mean
+
+
 def clip_score(
     source: Images | Texts,
     target: Images | Texts,
-    model_name_or_path: str | Callable[[], tuple[Any, Any]] = "openai/clip-vit-large-patch14",
+    model_name_or_path: Model = "openai/clip-vit-large-patch14",
 ) -> Tensor:
     """CLIPScore of one batch of pairs, as torchmetrics' functional: scalar in [0, 100]."""
     metric = CLIPScore(model_name_or_path, sync_on_compute=False)

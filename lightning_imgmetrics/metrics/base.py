@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -116,34 +117,46 @@ class DeviationMetric(DistributionMetric):
 class ScoreMetric(ImageMetric):
     """The mean of one score per sample, with its standard error and interval.
 
-    Keeps an (id, score) row of 16 bytes per sample, for `scores` and quantiles; `keep_scores=False` keeps three numbers
-    in all, for endless streams.
+    A subclass gives `scores_of`: features, and the inputs that it names, to scores (n,), or (n, 1 + k) with `columns`
+    of k further figures, whose means are among the details. Keeps an (id, score) row of 16 bytes per sample, for
+    `scores` and quantiles; `keep_scores=False` keeps a few sums in all, for endless streams.
     """
+
+    columns: tuple[str, ...] = ()
 
     def __init__(self, *, keep_scores: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.keep_scores = keep_scores
-        self.add_stream("score", Stream(Samples() if keep_scores else Moments(1), 1))
+        width = 1 + len(self.columns)
+        self.add_stream("score", Stream(Samples(d=width) if keep_scores else Moments(width), width))
+
+    @abstractmethod
+    def scores_of(self, features: Features, **inputs: Any) -> Tensor:
+        """The scores of one batch, (n,) or (n, 1 + k), higher or lower being better as the class says."""
+
+    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+        self.add_scores(self.scores_of(features, **inputs), ids)
 
     def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
-        """Add scores (n,)."""
-        self.absorb("score", scores[:, None], ids)
+        """Add scores (n,), or (n, 1 + k) with further figures."""
+        self.absorb("score", scores[:, None] if scores.ndim == 1 else scores, ids)
 
     def scores(self) -> tuple[Tensor, Tensor]:
         """(ids, scores) of this rank's samples sorted by id; NaN is the id of a sample that came without one."""
         if not self.keep_scores:
             raise ValueError(f"{self.name} keeps no scores of single samples: construct it with keep_scores=True")
-        return tuple(self.table("score").unbind(1))  # type: ignore[return-value]
+        return tuple(self.table("score").T[:2])  # type: ignore[return-value]
 
     def summarize(self) -> Summary:
         state = self.read("score")
-        moments = Moments(1)
+        moments = Moments(1 + len(self.columns))
         count, mean, scatter = moments.unpack(moments.of(state[:, 1:]) if self.keep_scores else state)
         n = int(count)
         if n == 0:
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
-        error = float((scatter.squeeze() / (n - 1) / n).sqrt()) if n > 1 else None
-        return Summary(self.value_of_mean(mean.squeeze(0)), n, error, details=self.score_details(state))
+        error = float((scatter[0, 0] / (n - 1) / n).sqrt()) if n > 1 else None
+        figures = dict(zip(self.columns, mean[1:].tolist(), strict=True))
+        return Summary(self.value_of_mean(mean[0]), n, error, details={**figures, **self.score_details(state)})
 
     def value_of_mean(self, mean: Tensor) -> Tensor:
         """The reported value."""
@@ -153,7 +166,7 @@ class ScoreMetric(ImageMetric):
         """Further figures: the extreme scores and their ids where scores are kept."""
         if not self.keep_scores:
             return {}
-        ids, scores = state.unbind(1)
+        ids, scores = state.T[:2]
         quantiles = scores.quantile(scores.new_tensor([0.05, 0.5, 0.95])).tolist()
         extremes = {"lowest_id": float(ids[scores.argmin()]), "highest_id": float(ids[scores.argmax()])}
         extremes = {name: i for name, i in extremes.items() if i == i}  # samples may have come without ids

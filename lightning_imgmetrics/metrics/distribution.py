@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.models.base import CustomExtractor, Extractor
+from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.models.custom import CustomExtractor
 from lightning_imgmetrics.models.inception import InceptionExtractor
 from lightning_imgmetrics.models.table import extractor_of
 

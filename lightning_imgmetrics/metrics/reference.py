@@ -13,10 +13,11 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, UnknownName
 from lightning_imgmetrics.functional.perceptual import lpips_distance, perceptual_embedding
 from lightning_imgmetrics.metrics.base import ScoreMetric
-from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, check_texts
+from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
-from lightning_imgmetrics.models.base import CustomExtractor, Extractor, Features
+from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.models.clip import DIGITS_CLIP, ClipExtractor
+from lightning_imgmetrics.models.custom import CustomExtractor
 from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
 from lightning_imgmetrics.states.hash import text_key
 from lightning_imgmetrics.states.tables import Groups
@@ -74,8 +75,8 @@ class LearnedPerceptualImagePatchSimilarity(ScoreMetric):
             pairs = [x[None] for batch in pairs[0] for x in batch], [x[None] for batch in pairs[1] for x in batch]
         self.add_scores(torch.cat([_distances(self.extract([a, b])) for a, b in zip(*pairs, strict=True)]), ids)
 
-    def update_features(self, features: Features, *, ids: Ids | None = None, **_: Any) -> None:
-        self.add_scores(_distances(features), ids)
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        return _distances(features)
 
     def summarize(self) -> Summary:
         summary = super().summarize()
@@ -142,7 +143,7 @@ class LPIPSDiversity(ImageMetric):
 
     def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
         embedding = perceptual_embedding(features["maps"], features.get("heads"))
-        check_texts(prompts, len(embedding))
+        prompts = as_texts(prompts, len(embedding))
         embedding = embedding.to(self._home, torch.float64)
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64, device=embedding.device)
         self.absorb("prompt", torch.cat([keys, embedding], 1), ids)

@@ -21,6 +21,7 @@ from lightning_imgmetrics.functional.intervals import mean_interval
 from lightning_imgmetrics.metrics.streams import Ids
 from lightning_imgmetrics.metrics.synced import StreamMetric
 from lightning_imgmetrics.models.base import Extractor, Features
+from lightning_imgmetrics.models.network import Network
 from lightning_imgmetrics.result import Result, Signature
 from lightning_imgmetrics.states.hash import fingerprint
 
@@ -45,7 +46,8 @@ class ImageMetric(StreamMetric):
     """A `torchmetrics.Metric` over mergeable states.
 
     A subclass registers streams (`add_stream`), feeds them in `update_features` and reads them in `summarize`; one
-    network pass per batch, a fixed number of collectives per sync. Streams: see `StreamMetric`.
+    network pass per batch, a fixed number of collectives per sync. Streams: see `StreamMetric`. `offload=True` frees
+    the device of the networks at each `compute`, until the next `update`.
     """
 
     full_state_update = False
@@ -58,12 +60,18 @@ class ImageMetric(StreamMetric):
     extractor: Extractor | None = None
     layers: tuple[str, ...] = ()
 
-    def __init__(self, *, value_range: tuple[float, float] = (0.0, 1.0), **kwargs: Any):
+    def __init__(self, *, value_range: tuple[float, float] = (0.0, 1.0), offload: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.value_range = value_range
+        self.offload = offload
         self._summary: Summary | None = None
         self._memo: dict[Hashable, tuple[object, Any]] = {}
         self.add_state("clamped", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks that this metric runs."""
+        return () if self.extractor is None else (self.extractor,)
 
     @abstractmethod
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
@@ -195,6 +203,8 @@ class ImageMetric(StreamMetric):
                     return wrapped(*args, **kwargs)
             finally:
                 self._update_count = updates
+                for network in self.networks if self.offload else ():
+                    network.offload(self.device)
                 if self._is_synced and not synced:  # an error came between; this rank's own states must come back
                     self.unsync(self._should_unsync)
 
@@ -225,11 +235,14 @@ class ImageMetric(StreamMetric):
         return self.extractor(batches, self.layers, self.device)
 
 
-def check_texts(prompts: Sequence[str], n: int) -> None:
-    """ShapeError or TypeError unless `prompts` are n texts."""
+def as_texts(prompts: str | Sequence[str], n: int) -> list[str]:
+    """One text per image; one string stands for all of them. ShapeError or TypeError unless they are n texts."""
     if isinstance(prompts, str):
-        raise ShapeError(f"`prompts` must be a list with one text per image, got one string; repeat it {n} times")
+        return [prompts] * n
+    if not isinstance(prompts, Sequence):
+        raise TypeError(f"`prompts` must be texts, one per image or one for all, got {type(prompts).__name__}")
     if len(prompts) != n:
         raise ShapeError(f"`prompts` must hold one entry per image, got {len(prompts)} for {n} images")
     if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
         raise TypeError(f"`prompts` must be texts, got {', '.join(sorted(odd))}")
+    return list(prompts)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import unit
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, NonFiniteFeatures, ShapeError, UnknownName
-from lightning_imgmetrics.models.weights import ModelCard, find_weights, local_weights, state_digest
+from lightning_imgmetrics.errors import NonFiniteFeatures, ShapeError, UnknownName
+from lightning_imgmetrics.models.network import LOCK, FileNetwork, Network, in_parts
+from lightning_imgmetrics.models.weights import ModelCard
 
 Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h, w) maps
 
@@ -24,10 +23,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extractor(ABC):
-    """A network and all that changes what it returns. Frozen and hashable: equal extractors share one pass.
+class Extractor(Network):
+    """An image network and all that changes what it returns. Frozen and hashable: equal extractors share one pass.
 
-    The network itself is loaded at the first use, once per process and device, and stays outside every module tree.
     `dtype`: "float32", or "bfloat16" to run the network under autocast; images are prepared, and features come back, in
     float32. `compiled`: torch.compile at the first use. Both are declared here; the trainer's precision has no say.
     """
@@ -35,23 +33,14 @@ class Extractor(ABC):
     dtype: str = "float32"
     compiled: bool = False
 
-    card: ClassVar[ModelCard]
     default_layer: ClassVar[str] = "features"
     identified: ClassVar[bool] = True  # whether `signature` tells this network from all others: results may be cached
     compilable: ClassVar[bool] = True
+    most: ClassVar[int] = 256  # images of one pass
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
             raise UnknownName("dtype", self.dtype, _DTYPES)
-
-    @property
-    @abstractmethod
-    def key(self) -> Hashable:
-        """What identifies the loaded network; extractors that differ in preprocessing alone share it."""
-
-    @abstractmethod
-    def load(self) -> nn.Module:
-        """The network with its weights, on the CPU."""
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
@@ -65,34 +54,10 @@ class Extractor(ABC):
     def dim(self, layer: str) -> int:
         """Length of the feature vectors of `layer`."""
 
-    def rules(self) -> dict[str, str]:
-        """Weights and preprocessing, for the signature."""
-        return {}
-
     def signature(self) -> dict[str, str]:
         """Everything that changes the features: network, rules, and the dtype where it is not float32."""
         dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
         return {"network": self.card.name, **self.rules(), **dtype}
-
-    def where(self) -> Path | None:
-        """The weights on this machine, a file or a folder, neither read nor fetched; None where they are absent."""
-        return None
-
-    def prefetch(self) -> Path:
-        """The weights, found or downloaded, and verified; MissingWeights or WeightsMismatch."""
-        raise MissingWeights(f"{self.card.name} is the caller's own network: there is nothing to fetch")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Extractor:
-        return self  # cloning a metric does not clone its network
-
-    def network(self, device: torch.device) -> Any:
-        """The loaded network on `device`, shared by all that use it: frozen, in eval mode."""
-        with _LOCK:
-            if (self.key, device) not in _NETWORKS:
-                # Building a network draws initial weights that the checkpoint replaces: not from the user's stream.
-                with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                    _NETWORKS[self.key, device] = self.load().to(device).eval().requires_grad_(False)
-            return _NETWORKS[self.key, device]
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         """Features of the images of `batches`, in order: one pass for all `layers`, in declared precision.
@@ -107,8 +72,9 @@ class Extractor(ABC):
                 sizes = sorted({tuple(x.shape[2:]) for x in prepared})
                 raise ShapeError(f"{self.card.name} needs images of one size in a batch, got {sizes}")
             x = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
+            runner = self._runner(network, device)
             with self.autocast(device):
-                features = self._runner(network, device)(x, tuple(layers))
+                features = _joined(in_parts(lambda part: runner(x[part], tuple(layers)), len(x), self.most))
         if self.dtype != "float32":
             features = {k: [x.float() for x in v] if isinstance(v, list) else v.float() for k, v in features.items()}
         if device.type == "cpu":
@@ -129,16 +95,28 @@ class Extractor(ABC):
         run = functools.partial(self.run, network)
         if not (self.compiled and self.compilable):
             return run
-        with _LOCK:
+        with LOCK:
             key = self.key, self.dtype, device
             if key not in _COMPILED:
                 _COMPILED[key] = torch.compile(run)
             return _COMPILED[key]
 
 
-_NETWORKS: dict[tuple[Hashable, torch.device], nn.Module] = {}
 _COMPILED: dict[tuple[Hashable, str, torch.device], Callable[[Tensor, tuple[str, ...]], Features]] = {}
-_LOCK = threading.RLock()
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    """The features of consecutive parts of a batch; what is no feature of an image, such as weights, is that of all."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: Features = {}
+    for layer, first in parts[0].items():
+        columns = [part[layer] for part in parts]
+        if isinstance(first, Tensor):
+            joined[layer] = torch.cat(columns)
+        else:
+            joined[layer] = [torch.cat(maps) if maps[0].ndim == 4 else maps[0] for maps in zip(*columns, strict=True)]
+    return joined
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:
@@ -163,86 +141,45 @@ def measured_deviation(
     return worst
 
 
-class FileExtractor(Extractor):
-    """An extractor whose weights are one file, which its card names; `weights` is a path in place of it."""
-
-    weights: str | None
-
-    def where(self) -> Path | None:
-        return local_weights(self.card, self.weights)
-
-    def prefetch(self) -> Path:
-        return find_weights(self.card, self.weights)
-
-
 @dataclass(frozen=True)
-class CustomExtractor(Extractor):
-    """A user's own network: images as given, (n, c, h, w) -> (n, d). It is moved to the images' device and runs in
-    eval mode, never compiled here; its training flags are restored and its parameters left as they are.
+class PixelExtractor(Extractor):
+    """No network: the layer "pixels" is a list of the images themselves, each (3, h, w), float32 in [0, 1]."""
 
-    `image_size` (c, h, w) is what a dummy pass uses to learn d where the module has no `num_features`.
-    `maps=True` says that it returns a sequence of feature maps of images in [-1, 1] in place of vectors.
-    """
-
-    module: Callable[..., Any]
-    image_size: tuple[int, int, int] = (3, 299, 299)
-    floating: bool = False
-    maps: bool = False
-    compilable = False
-
-    @property
-    def card(self) -> ModelCard:  # type: ignore[override]
-        return ModelCard(f"custom-{getattr(self.module, '__name__', type(self.module).__name__)}", "user")
+    card = ModelCard("none", "")
+    default_layer = "pixels"
 
     @property
     def key(self) -> Hashable:
-        return self.module
-
-    @property
-    def default_layer(self) -> str:  # type: ignore[override]
-        return "maps" if self.maps else "features"
-
-    @property
-    def identified(self) -> bool:  # type: ignore[override]
-        return isinstance(self.module, nn.Module)
-
-    def rules(self) -> dict[str, str]:
-        return {"weights": state_digest(self.module)} if isinstance(self.module, nn.Module) else {}
-
-    def network(self, device: torch.device) -> Any:
-        return self.module.to(device) if isinstance(self.module, nn.Module) else self.module
+        return "pixels"
 
     def load(self) -> nn.Module:
-        raise AssertionError("a user's network is already loaded")
+        return nn.Identity()
 
     def prepare(self, images: Tensor) -> Tensor:
-        if not self.maps:
-            return unit(images) if self.floating else images
-        return (images.float() / 127.5 - 1) if images.dtype == torch.uint8 else 2 * images - 1
+        return unit(images)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
-        modes = {m: m.training for m in network.modules()} if isinstance(network, nn.Module) else {}
-        try:
-            if modes:
-                network.eval()
-            out = network(x)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        if self.maps:
-            return {"maps": list(out)}
-        out = out if out.ndim == 2 else out[None]
-        if out.ndim != 2 or len(out) != len(x):
-            raise ShapeError(f"{self.card.name} must return features (n, d) for n = {len(x)}, got {tuple(out.shape)}")
-        return {"features": out}
+        return {"pixels": list(x)}
 
     def dim(self, layer: str) -> int:
-        if hasattr(self.module, "num_features"):
-            dim = self.module.num_features
-            if not isinstance(dim, int | Tensor):
-                raise TypeError("Expected `self.inception.num_features` to be of type int or Tensor.")
-            return int(dim)
-        dummy = torch.zeros(1, *self.image_size, dtype=torch.float32 if self.floating else torch.uint8)
-        parameter = next(self.module.parameters(), dummy) if isinstance(self.module, nn.Module) else dummy
-        features = self([dummy], (layer,), parameter.device)[layer]
-        return int(features.shape[1])
+        raise ShapeError("images are no feature vectors: pixels have no fixed length")
+
+    def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
+        return {"pixels": [image for batch in batches for image in self.prepare(_moved(batch, device))]}
+
+    def signature(self) -> dict[str, str]:
+        return {}
+
+
+class Scorer(Extractor):
+    """A network that judges images by their prompts."""
+
+    columns: ClassVar[tuple[str, ...]] = ()  # what `score` gives beside the score
+
+    @abstractmethod
+    def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
+        """Features of n images and their prompts (n) -> scores (n, 1 + columns), and how many texts were truncated."""
+
+
+class FileExtractor(FileNetwork, Extractor):
+    """An extractor whose weights are one file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -11,16 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import quantize
+from lightning_imgmetrics._images import quantize, unit
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.errors import MissingWeights, UnknownName
 from lightning_imgmetrics.models.base import Extractor, Features
-from lightning_imgmetrics.models.pretrained import PretrainedExtractor
-from lightning_imgmetrics.models.resize import bicubic_antialias_rounded, center_square, standardize
-from lightning_imgmetrics.models.weights import ModelCard
+from lightning_imgmetrics.models.network import in_parts, remembered
+from lightning_imgmetrics.models.open_clip import CONFIG, WEIGHTS, clip_config, clip_keys, is_open_clip
+from lightning_imgmetrics.models.pretrained import PretrainedExtractor, assembled, checkpoint_file, checkpoint_folder
+from lightning_imgmetrics.models.resize import (
+    bicubic_antialias_rounded,
+    center_square,
+    short_side_bicubic,
+    standardize,
+)
+from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, local_weights, sha256
 
 DIGITS_CLIP = "digits-clip"
-_RESIZE = ("processor", "crop-bicubic")
+_RESIZE = ("processor", "crop-bicubic", "float-bicubic-antialias", "float-bicubic")
 
 
 class _Clip(nn.Module):
@@ -39,14 +46,20 @@ class _Clip(nn.Module):
 class ClipExtractor(PretrainedExtractor):
     """Image layers "embed" (the projected embedding, not normalized) and "maps" (hidden states); text by `embed_text`.
 
-    `model`: "digits-clip", a checkpoint folder, a hub id, or a callable that returns (model, processor).
+    `model`: "digits-clip", a checkpoint folder or hub id of transformers or of open_clip, or a callable that returns
+    (model, processor). `weights`: a file, or the card of one, in either layout that takes the place of the
+    checkpoint's own. `processor`: the checkpoint with tokenizer and image processor, where it is another one.
     Images are quantized to 8 bits and resized on their device: `resize="processor"` is the checkpoint's own image
-    processor, "crop-bicubic" the middle square, by PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024).
+    processor, "crop-bicubic" the middle square, by PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024),
+    "float-bicubic-antialias" and "float-bicubic" the short side, bicubic without rounding, and the middle square.
     """
 
     model: str | Callable[[], tuple[Any, Any]] = DIGITS_CLIP
     resize: str = "processor"
+    processor: str | None = None
+    weights: str | ModelCard | None = None
     default_layer = "embed"
+    most = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,17 +70,31 @@ class ClipExtractor(PretrainedExtractor):
     def card(self) -> ModelCard:  # type: ignore[override]
         if callable(self.model):
             return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
-        return super().card
+        if isinstance(self.weights, ModelCard):
+            return self.weights
+        return super().card if self.weights is None else ModelCard(Path(self.weights).stem, self.weights)
+
+    @property
+    def key(self) -> Hashable:
+        return *super().key, self.processor, self.weights  # type: ignore[misc]
 
     @property
     def identified(self) -> bool:  # type: ignore[override]
         return not callable(self.model)
 
     def where(self) -> Path | None:
-        return None if callable(self.model) else super().where()
+        if callable(self.model):
+            return None
+        return super().where() if self.weights is None else local_weights(self.card, self._path)
 
     def prefetch(self) -> Path:
-        return Extractor.prefetch(self) if callable(self.model) else super().prefetch()
+        if callable(self.model):
+            return Extractor.prefetch(self)
+        return super().prefetch() if self.weights is None else find_weights(self.card, self._path)
+
+    @property
+    def _path(self) -> str | None:
+        return self.weights if isinstance(self.weights, str) else None
 
     def load(self) -> nn.Module:
         if callable(self.model):
@@ -75,17 +102,55 @@ class ClipExtractor(PretrainedExtractor):
             return _Clip(model.float(), processor.tokenizer, processor.image_processor)
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        model = self.pretrained_model()
-        return _Clip(model, self.pretrained(AutoTokenizer), self.pretrained(AutoImageProcessor))
+        config, preprocess = self.layout()
+        source = self.processor or self.model
+        tokenizer = self.pretrained(AutoTokenizer, model=source)
+        if preprocess is None or self.processor is not None:
+            images = self.pretrained(AutoImageProcessor, model=source)
+        else:
+            images = _image_processor(config.vision_config.image_size, preprocess)
+        if self.weights is None and preprocess is None:
+            return _Clip(self.pretrained_model(), tokenizer, images)
+        return _Clip(self._from_file(config), tokenizer, images)
+
+    def _from_file(self, config: Any) -> Any:
+        """The network with the tensors of a file."""
+        from transformers import AutoModel
+
+        path = self._open_clip_weights() if self.weights is None else find_weights(self.card, self._path)
+        tensors = load_tensors(self.card, path)
+        kind = AutoModel._model_mapping[type(config)]
+        return assembled(kind, config, clip_keys(tensors) if is_open_clip(tensors) else tensors, str(path))
+
+    def _open_clip_weights(self) -> Path:
+        found = (checkpoint_file(str(self.model), name, self.revision) for name in WEIGHTS)
+        path = next((path for path in found if path is not None), None)
+        if path is None:
+            raise MissingWeights(f"the open_clip checkpoint {self.model!r} holds none of {', '.join(WEIGHTS)}")
+        return path
+
+    def layout(self) -> tuple[Any, dict[str, Any] | None]:
+        """The network's configuration; and that of open_clip's preprocessing, None for a checkpoint of transformers."""
+        folder = checkpoint_folder(str(self.model), self.revision)
+        plain = folder is not None and (folder / "config.json").is_file()
+        if not plain and (folder is None or (folder / CONFIG).is_file()):
+            path = checkpoint_file(str(self.model), CONFIG, self.revision) if folder is None else folder / CONFIG
+            if path is not None:
+                return clip_config(path)
+        return self.config(), None
 
     def prepare(self, images: Tensor) -> Tensor:
         network = self.network(images.device)
         processor, images = network.image_processor, quantize(images)
+        size = network.model.config.vision_config.image_size
+        if self.resize == "processor":
+            pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+            return pixels.to(images.device, torch.float32)
         if self.resize == "crop-bicubic":
-            x = bicubic_antialias_rounded(center_square(images).float(), network.model.config.vision_config.image_size)
-            return standardize(x / 255, processor.image_mean, processor.image_std)
-        pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels.to(images.device, torch.float32)
+            x = bicubic_antialias_rounded(center_square(images).float(), size) / 255
+        else:
+            x = short_side_bicubic(unit(images), size, antialias=self.resize.endswith("antialias"))
+        return standardize(x, processor.image_mean, processor.image_std)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         out = network.model.get_image_features(pixel_values=x, output_hidden_states="maps" in layers, return_dict=True)
@@ -97,40 +162,71 @@ class ClipExtractor(PretrainedExtractor):
     def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
         """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated.
 
-        The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place.
+        The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place; what looks like such a
+        token in a text is read as letters. A text is embedded once, and its embedding kept with the network.
         """
-        with full_precision(device), self.autocast(device):
-            network = self.network(device)
-            length = network.model.config.text_config.max_position_embeddings
-            whole = network.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-            tokens = network.tokenizer(
-                list(texts),
-                padding="max_length" if "siglip" in network.model.config.model_type else True,
-                truncation=True,
-                max_length=length,
-                return_tensors="pt",
-            ).to(device)
-            tokens.pop("token_type_ids", None)
-            if "siglip" in network.model.config.model_type:
-                tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
-            out = network.model.get_text_features(**tokens)
-        embeddings = (out if isinstance(out, Tensor) else out.pooler_output).float()
+        network = self.network(device)
+        rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        embeddings = torch.stack([row for row, _ in rows])
         if device.type == "cpu":
             self.check_finite(embeddings, "for texts")
-        return embeddings, sum(len(ids) > length for ids in whole)
+        return embeddings, sum(truncated for _, truncated in rows)
+
+    def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+        length = network.model.config.text_config.max_position_embeddings
+        siglip = "siglip" in network.model.config.model_type
+        whole = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
+        tokens = network.tokenizer(
+            texts,
+            padding="max_length" if siglip else True,
+            truncation=True,
+            max_length=length,
+            split_special_tokens=True,
+            return_tensors="pt",
+        ).to(device)
+        tokens.pop("token_type_ids", None)
+        if siglip:
+            tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
+
+        def run(part: slice) -> Tensor:
+            out = network.model.get_text_features(**{name: x[part] for name, x in tokens.items()})
+            return (out if isinstance(out, Tensor) else out.pooler_output).float()
+
+        with full_precision(device), self.autocast(device):
+            embeddings = torch.cat(in_parts(run, len(texts), self.most))
+        return [(row, len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+
+    def logits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The trained factor exp(logit_scale) of a cosine, and SigLIP's bias (0 for CLIP): scalars."""
+        model = self.network(device).model
+        scale = model.logit_scale.float().exp().squeeze()
+        bias = getattr(model, "logit_bias", None)
+        return scale, torch.zeros_like(scale) if bias is None else bias.float().squeeze()
 
     def dim(self, layer: str) -> int:
         if layer not in ("embed", "maps"):
             raise UnknownName("layer", layer, ("embed", "maps"))
-        config = self.network(torch.device("cpu")).model.config if callable(self.model) else self.config()
+        config = self.network(torch.device("cpu")).model.config if callable(self.model) else self.layout()[0]
         if layer == "embed":
             return int(getattr(config, "projection_dim", None) or config.vision_config.hidden_size)
         vision = config.vision_config
         return (vision.num_hidden_layers + 1) * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
 
     def rules(self) -> dict[str, str]:
-        weights = {"weights": self.revision or "main"} if callable(self.model) else super().rules()
-        return {**weights, "resize": self.resize}
+        if callable(self.model):
+            return {"weights": self.revision or "main", "resize": self.resize}
+        if self.weights is None:
+            return {**super().rules(), "resize": self.resize}
+        path = self.where()
+        return {"weights": sha256(path)[:8] if path else self.card.revision, "resize": self.resize}
+
+
+def _image_processor(size: int, preprocess: dict[str, Any]) -> Any:
+    """open_clip's: the short side bicubic to `size`, the middle square, mean and std."""
+    from transformers import CLIPImageProcessor
+
+    stated = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)
 
 
 def _as_map(hidden: Tensor) -> Tensor:

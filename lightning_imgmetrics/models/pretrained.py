@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,9 +12,12 @@ from string import hexdigits
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
+from lightning_imgmetrics.models import open_clip
 from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.models.network import require_fit
 from lightning_imgmetrics.models.weights import ModelCard, offline, sha256
 
 _EMBEDDED = {"digits-clip": Path(__file__).parent / "digits_clip"}
@@ -64,37 +68,36 @@ class PretrainedExtractor(Extractor):
                 raise WeightsMismatch(f"{file} is damaged: sha256 must be {digest}, got {sha256(file)}")
         return folder
 
-    def pretrained(self, loader: Any, **kwargs: Any) -> Any:
-        """`loader.from_pretrained` of this checkpoint; MissingWeights, or WeightsMismatch where it cannot be read."""
-        from safetensors import SafetensorError
-        from transformers.utils import logging
+    def pretrained(self, loader: Any, *, model: str | None = None, **kwargs: Any) -> Any:
+        """`loader.from_pretrained` of this checkpoint, or of another `model` at its main revision.
 
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # it would break up the trainer's own
+        MissingWeights, or WeightsMismatch where it cannot be read.
+        """
+        from safetensors import SafetensorError
+
+        own = model in (None, self.model)
+        name, revision = (self.model, self.revision) if own else (str(model), None)
         try:
-            return loader.from_pretrained(
-                self.path, revision=self.revision or "main", local_files_only=offline(), **kwargs
-            )
+            with quiet():
+                path = self.path if own else checkpoint_path(name)
+                return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
         except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            if self.where() is not None or not isinstance(error, OSError):
-                raise WeightsMismatch(f"the checkpoint {self.model!r} cannot be read: {reason}") from error
-            raise MissingWeights(
-                f"the checkpoint {self.model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
-                f" ({reason}). Fetch https://huggingface.co/{self.model} (revision {self.revision or 'main'}) and put"
-                f" its files into $IMGMETRICS_WEIGHTS/{self.model}, or pass a folder"
-            ) from error
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+            here = self.where() if own else checkpoint_folder(name)
+            if here is not None or not isinstance(error, OSError):
+                raise WeightsMismatch(f"the checkpoint {name!r} cannot be read: {reason}") from error
+            raise _missing(name, revision, reason) from error
 
-    def pretrained_model(self) -> Any:
-        """The float32 network, every parameter of which the checkpoint has set; WeightsMismatch otherwise."""
+    def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
+        """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
+
+        WeightsMismatch lists the keys that are missing, left over or of another shape.
+        """
         from transformers import AutoModel
 
-        model, loaded = self.pretrained(AutoModel, dtype=torch.float32, output_loading_info=True)
-        if unfit := {k: sorted(loaded[k]) for k in ("missing_keys", "mismatched_keys") if loaded[k]}:
-            raise WeightsMismatch(f"the checkpoint {self.model!r} does not fill its network: {unfit}")
+        how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        model, loaded = self.pretrained(loader or AutoModel, **how)
+        _require_filled(loaded, f"the checkpoint {self.model!r}")
         return model
 
     def config(self) -> Any:
@@ -106,6 +109,62 @@ class PretrainedExtractor(Extractor):
         folder = self.where()
         digests = [sha256(file)[:8] for file in weights_files(folder)] if folder else []
         return {"weights": "+".join(digests) or self.revision or "main"}
+
+
+def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
+    """A transformers model of class `kind`, every parameter of which `tensors` have set; WeightsMismatch otherwise."""
+    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+    with quiet():
+        model, loaded = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **how)
+    _require_filled(loaded, source)
+    return model
+
+
+def _require_filled(loaded: Mapping[str, Any], source: str) -> None:
+    left = [key for key in loaded["unexpected_keys"] if not key.endswith("position_ids")]  # older versions stored them
+    require_fit(source, missing=loaded["missing_keys"], unexpected=left, misshaped=loaded["mismatched_keys"])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar, which would break up the trainer's own, and no report of keys, which errors give."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _missing(model: str, revision: str | None, reason: str) -> MissingWeights:
+    return MissingWeights(
+        f"the checkpoint {model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
+        f" ({reason}). Fetch https://huggingface.co/{model} (revision {revision or 'main'}) and put"
+        f" its files into $IMGMETRICS_WEIGHTS/{model}, or pass a folder"
+    )
+
+
+def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint, from a folder or the hub; None where the checkpoint has none. MissingWeights offline."""
+    path = checkpoint_path(model)
+    if Path(path).is_dir():
+        return Path(path) / name if (Path(path) / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name, revision=revision, local_files_only=offline()))
+    except LocalEntryNotFoundError as error:
+        raise _missing(model, revision, f"{name}: {next(iter(str(error).splitlines()))}") from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _missing(model, revision, str(error)) from error
 
 
 def checkpoint_path(model: str) -> str:
@@ -127,10 +186,10 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        config = try_to_load_from_cache(path, "config.json", revision=revision)
+        found = [try_to_load_from_cache(path, name, revision=revision) for name in ("config.json", open_clip.CONFIG)]
     except HFValidationError:  # no hub id, so nothing that the cache could hold
         return None
-    return Path(config).parent if isinstance(config, str) else None
+    return next((Path(config).parent for config in found if isinstance(config, str)), None)
 
 
 def weights_files(folder: Path) -> list[Path]:

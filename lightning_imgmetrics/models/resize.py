@@ -55,6 +55,18 @@ def center_square(x: Tensor) -> Tensor:
     return x[:, :, top : top + side, left : left + side]
 
 
+def short_side_bicubic(x: Tensor, size: int, *, antialias: bool) -> Tensor:
+    """torchvision's Resize and CenterCrop of float images (n, c, h, w): the short side to `size`, then the middle.
+
+    HPSv2's published numbers come from the time when torchvision did not antialias tensors (before 0.17).
+    """
+    short = min(x.shape[2:])
+    height, width = (int(size * length / short) for length in x.shape[2:])
+    x = interpolate(x, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return x[:, :, top : top + size, left : left + size]
+
+
 def standardize(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std by channel, of images (n, c, h, w) in [0, 1]; no tensor of constants waits for the device."""
     return torch.stack([(x[:, i] - m) / s for i, (m, s) in enumerate(zip(mean, std, strict=True))], 1)

@@ -44,7 +44,8 @@ def extractor_of(
     (the projected embedding); a module or callable (n, 3, h, w) -> (n, d); an extractor. `rules` are the fields that
     are to differ from the extractor's own, such as `resize` or `dtype`. TypeError for anything else.
     """
-    from lightning_imgmetrics.models.base import CustomExtractor, Extractor
+    from lightning_imgmetrics.models.base import Extractor
+    from lightning_imgmetrics.models.custom import CustomExtractor
 
     if isinstance(network, str):
         extractor = _named(network, rules.get("revision"))(**rules)

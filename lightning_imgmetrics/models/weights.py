@@ -19,8 +19,10 @@ from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
 class ModelCard:
     """Where a network's weights come from.
 
-    `sha256` may be the leading digits that the publisher puts into the file name. `file` is the name under which the
-    weights lie in `IMGMETRICS_WEIGHTS` or in torch's hub cache.
+    `sha256` may be the leading digits that the publisher puts into the file name, or "" where none is published.
+    `file` is the name under which the weights lie in `IMGMETRICS_WEIGHTS` or in torch's hub cache. `repo` is the
+    Hugging Face repository of a file that lies there at `revision`: its place is then `<repo>/<file>`, and the hub's
+    cache, which keeps a file under its checksum.
     """
 
     name: str
@@ -28,6 +30,19 @@ class ModelCard:
     file: str = ""
     sha256: str = ""
     license: str = ""
+    repo: str = ""
+    revision: str = "main"
+
+    @classmethod
+    def on_hub(cls, name: str, repo: str, file: str, *, revision: str = "main", license: str = "") -> ModelCard:
+        """The card of a file of a Hugging Face repository."""
+        source = f"https://huggingface.co/{repo}/resolve/{revision}/{file}"
+        return cls(name, source, file, license=license, repo=repo, revision=revision)
+
+    @property
+    def place(self) -> str:
+        """Where the file lies below `IMGMETRICS_WEIGHTS`."""
+        return f"{self.repo}/{self.file}" if self.repo else self.file
 
 
 def local_weights(card: ModelCard, weights: str | None = None) -> Path | None:
@@ -53,10 +68,14 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
         return path
     if path is not None:
         return _verified(card, path)
-    cache = _places(card)[-1]
+    cache = Path(torch.hub.get_dir()) / "checkpoints" / card.place
     try:
         if offline():
             raise OSError("HF_HUB_OFFLINE or IMGMETRICS_OFFLINE is set")
+        if card.repo:
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(card.repo, card.file, revision=card.revision))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if not cache.is_file():  # another process may have had the lock before
@@ -65,18 +84,24 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
         raise WeightsMismatch(f"the download of {card.name} from {card.source} is damaged: {error}") from error
     except OSError as error:
         shelf = os.environ.get("IMGMETRICS_WEIGHTS") or "$IMGMETRICS_WEIGHTS"
+        digits = f" (sha256 {card.sha256}...)" if card.sha256 else ""
         raise MissingWeights(
             f"the weights of {card.name} are not on this machine and cannot be downloaded ({error}). Fetch"
-            f" {card.source} (sha256 {card.sha256}...) and put it at"
-            f" {Path(shelf) / card.file} or {cache}, or pass its path"
+            f" {card.source}{digits} and put it at {Path(shelf) / card.place}"
+            f"{'' if card.repo else f' or {cache}'}, or pass its path"
         ) from error
     return cache
 
 
 def _places(card: ModelCard) -> list[Path]:
     folder = os.environ.get("IMGMETRICS_WEIGHTS")
-    cache = Path(torch.hub.get_dir()) / "checkpoints" / card.file
-    return ([Path(folder).expanduser() / card.file] if folder else []) + [cache]
+    shelf = [Path(folder).expanduser() / card.place] if folder else []
+    if card.repo:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(card.repo, card.file, revision=card.revision)
+        return [*shelf, Path(cached)] if isinstance(cached, str) else shelf
+    return [*shelf, Path(torch.hub.get_dir()) / "checkpoints" / card.file]
 
 
 def offline() -> bool:
@@ -115,12 +140,22 @@ def _verified(card: ModelCard, path: Path) -> Path:
 
 
 def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
-    """A state dict from .pt, .pth or .safetensors; no code in the file is run."""
+    """A state dict from .pt, .pth, .bin or .safetensors, also where it lies under "state_dict"; no code in it is run.
+
+    A prefix "module." that training on several devices left is taken off. WeightsMismatch for a file that cannot be
+    read, would run code, or holds something else.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
+        raise WeightsMismatch(f"{path} must hold the tensors of {card.name} by name, got {type(content).__name__}")
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): x for key, x in content.items()}
+    return content

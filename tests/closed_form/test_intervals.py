@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import binomtest, t, ttest_rel
 from torch import Tensor
 
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
-from lightning_imgmetrics.functional.intervals import extrapolate, jackknife, paired_bootstrap
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
+from lightning_imgmetrics.functional.intervals import (
+    clustered_wilson_interval,
+    extrapolate,
+    jackknife,
+    paired_bootstrap,
+    wilson_interval,
+)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -98,6 +105,83 @@ def test_paired_bootstrap_is_seeded_antisymmetric_and_bounded() -> None:
     assert back == pytest.approx((-forth[0], -forth[2], -forth[1], forth[3]), rel=1e-9)
     assert paired_bootstrap(a, a) == (0, 0, 0, 1)
     assert paired_bootstrap(a + 1e3, b, resamples=99)[3] == 0.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.999))
+def test_wilson_is_scipys(trials: tuple[int, int], confidence: float) -> None:
+    expected = binomtest(*trials).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(*trials, confidence) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+
+
+def test_wilson_at_the_ends() -> None:
+    """For no success the upper end is z^2 / (n + z^2); 1.96^2 = 3.8415."""
+    low, high = wilson_interval(0, 10)
+    assert low == 0
+    assert high == pytest.approx(3.841458820694124 / 13.841458820694124, rel=1e-12)
+    assert wilson_interval(10, 10) == (1 - high, 1)
+    half = 0.5 / (1 + 5 / 3.841458820694124) ** 0.5  # at one half, fractions of trials included
+    assert wilson_interval(2.5, 5) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-12)
+
+
+def wilson_by_roots(share: float, n: float, z: float) -> list[float]:
+    """The p with (share - p)^2 = z^2 p (1 - p) / n."""
+    return sorted(np.roots([1 + z**2 / n, -2 * share - z**2 / n, share**2]))
+
+
+def test_clustered_wilson_with_one_outcome_per_group() -> None:
+    """Only the n - 1 of the variance and Student's quantile tell it from the interval of independent outcomes."""
+    outcomes, groups = torch.tensor([1] * 30 + [0] * 70), torch.randperm(100)
+    expected = wilson_by_roots(0.3, 99, float(t.ppf(0.975, 99)))
+    assert clustered_wilson_interval(outcomes, groups) == pytest.approx(expected, rel=1e-10)
+
+
+def test_clustered_wilson_of_copies_counts_each_group_once() -> None:
+    outcomes, groups = (torch.arange(40) % 4 == 0), torch.arange(40)
+    once = clustered_wilson_interval(outcomes, groups)
+    assert clustered_wilson_interval(outcomes.repeat(9), groups.repeat(9)) == pytest.approx(once, rel=1e-10)
+    expected = wilson_by_roots(0.25, 39, float(t.ppf(0.975, 39)))
+    assert once == pytest.approx(expected, rel=1e-10)
+    none = clustered_wilson_interval(torch.zeros(360), groups.repeat(9))
+    assert none == pytest.approx(wilson_by_roots(0, 40, float(t.ppf(0.975, 39))), abs=1e-10)
+    assert clustered_wilson_interval(torch.ones(360), groups.repeat(9)) == pytest.approx((1 - none[1], 1), rel=1e-12)
+
+
+def test_groups_more_alike_than_by_chance_gain_nothing() -> None:
+    outcomes, groups = torch.tensor([0, 1] * 20), torch.arange(40) // 2
+    expected = wilson_by_roots(0.5, 40, float(t.ppf(0.975, 19)))
+    assert clustered_wilson_interval(outcomes, groups) == pytest.approx(expected, rel=1e-10)
+
+
+def test_clustered_wilson_covers_dependent_outcomes_and_the_plain_interval_does_not() -> None:
+    random, groups = np.random.default_rng(0), torch.arange(240) // 8
+    clustered, plain = 0, 0
+    for _ in range(500):
+        outcomes = random.binomial(1, random.beta(0.4, 1.6, 30).repeat(8))
+        low, high = clustered_wilson_interval(torch.from_numpy(outcomes), groups)
+        clustered += low <= 0.2 <= high
+        low, high = wilson_interval(outcomes.sum(), 240)
+        plain += low <= 0.2 <= high
+    assert 0.92 <= clustered / 500 <= 0.98
+    assert plain / 500 < 0.85
+
+
+def test_refusals_of_shares() -> None:
+    with pytest.raises(NotEnoughSamples, match="Wilson"):
+        wilson_interval(0, 0)
+    for successes in (-1, 6, float("nan")):
+        with pytest.raises(ValueRangeError, match="`successes`"):
+            wilson_interval(successes, 5)
+    with pytest.raises(ValueRangeError, match="`confidence`"):
+        wilson_interval(1, 5, 95)
+    with pytest.raises(ValueRangeError, match="`confidence`"):
+        clustered_wilson_interval(torch.ones(2), torch.arange(2), 95)
+    with pytest.raises(ValueRangeError, match="`outcomes`"):
+        clustered_wilson_interval(torch.tensor([0, 0.5]), torch.arange(2))
+    with pytest.raises(NotEnoughSamples, match="clustered"):
+        clustered_wilson_interval(torch.ones(2), torch.zeros(2))
+    with pytest.raises(ShapeError, match="`groups`"):
+        clustered_wilson_interval(torch.ones(2), torch.zeros(3))
 
 
 def test_refusals() -> None:

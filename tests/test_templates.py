@@ -1,0 +1,329 @@
+"""Prompt texts of others: where they are looked for, that sources are not run, and what stands in for them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
+from lightning_imgmetrics.models.templates import (
+    HPSV3_INSTRUCTION,
+    HPSV3_SUFFIX,
+    Template,
+    TemplateCard,
+    find_template,
+)
+
+SHELF = os.environ.get("IMGMETRICS_WEIGHTS", "")  # each test has none
+TEXT = 'Rate {prompt} — from 0 to 10.\nAnswer {"score": 7}.\n'
+
+
+def card(text: str = TEXT, symbol: str = "PROMPT", **changes: Any) -> TemplateCard:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    made = TemplateCard("rating", "http://127.0.0.1:9/p.py", symbol, digest, len(text), "p.py", "How good is {prompt}?")
+    return replace(made, **changes)
+
+
+def written(folder: Path, source: str, name: str = "p.py") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_bytes(source.encode())
+    return path
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    served: list[str]
+
+    def do_GET(self) -> None:
+        self.served.append(self.path)
+        if self.path != "/short.py":
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"PROMPT = ")
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """A web server on this machine with `p.py`; its address, and the paths it was asked for."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    written(tmp_path / "www", f"PROMPT = {TEXT!r}")
+    served: list[str] = []
+    handler = type("Handler", (_Handler,), {"served": served})
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "www")))
+    threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_address[1]}", served
+    web.shutdown()
+    web.server_close()
+
+
+SOURCES = {
+    "a constant": ('PROMPT = """one\n two"""', "PROMPT", "one\n two"),
+    "an annotated one": ("PROMPT: str = 'é'", "PROMPT", "é"),
+    "the last assignment": ("PROMPT = 'old'\nPROMPT = 'new'", "PROMPT", "new"),
+    "one of two names": ("A = PROMPT = 'x'", "PROMPT", "x"),
+    "implicit concatenation": ("PROMPT = (\n 'a'\n r'\\n'\n u'b')", "PROMPT", "a\\nb"),
+    "concatenation by +": ("PROMPT = 'a' + ('b' + 'c') + 'd'", "PROMPT", "abcd"),
+    "a long concatenation": ("PROMPT = " + "+".join(["'ab'"] * 1200), "PROMPT", "ab" * 1200),
+    "an attribute of a class": ("class Prompts:\n    SC = 'sc'\n    PQ: str = 'pq'", "Prompts.PQ", "pq"),
+    "an attribute of a class in a class": ("class A:\n class B:\n  C = 'c'", "A.B.C", "c"),
+    "a key": ("PROMPTS = {**{}, 1: 'one', 'Real-world v1.0': 'a' 'b'}", "PROMPTS.Real-world v1.0", "ab"),
+    "a key of a dict of a class": ("class A:\n X = {'b': {'c': 'abc'}}", "A.X.b.c", "abc"),
+    "Windows' line ends": ("PROMPT = '''a\r\nb'''\r\n", "PROMPT", "a\nb"),
+    "a byte order mark": ("\ufeffPROMPT = 'a'", "PROMPT", "a"),
+    "another declared encoding": ("# -*- coding: latin-1 -*-\nPROMPT = 'é'", "PROMPT", "é"),
+    "an odd escape": (r"PROMPT = 'a\d'", "PROMPT", r"a\d"),
+}
+
+
+@pytest.mark.parametrize(("source", "symbol", "text"), SOURCES.values(), ids=SOURCES)
+def test_a_text_is_read_from_its_source(source: str, symbol: str, text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, source)
+    wanted = card(text, symbol)
+    assert find_template(wanted, path) == Template(text, hashlib.sha256(text.encode()).hexdigest()[:8])
+    assert find_template(replace(wanted, sha256=wanted.sha256[:6]), str(path)).origin == wanted.sha256[:8]
+
+
+def test_a_source_is_not_run(tmp_path: Path) -> None:
+    """Importing it would leave a file behind and then end the process."""
+    mark = tmp_path / "was run"
+    effects = f"open({str(mark)!r}, 'w').close()\nimport a_module_that_nobody_has\nraise SystemExit(3)\n"
+    source = f"{effects}PROMPT = {TEXT!r}\nclass C:\n    {effects.splitlines()[0]}\n    P = {TEXT!r}\n"
+    path = written(tmp_path, source)
+    assert find_template(card(), path).text == TEXT
+    assert find_template(card(symbol="C.P"), path).text == TEXT
+    assert not mark.exists()
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_nobody_has"):
+        exec(source, {})
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("f'Rate {x}'", "line 3 has an f-string"),
+        ("'a' f'b' 'c'", "line 3 has an f-string"),
+        ("textwrap.dedent('a')", "line 3 has a call"),
+        ("' a '.strip()", "line 3 has a call"),
+        ("'a' + str(1)", "line 3 has a call"),
+        ("OTHER + 'a'", "line 3 has a Name node"),
+        ("'%s' % 1", "line 3 has a BinOp node"),
+        ("b'a'", "line 3 has a Constant node"),
+        ("{'a': 'b'}", "line 3 has a Dict node"),
+    ],
+)
+def test_a_text_that_only_running_the_source_would_make(value: str, found: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"OTHER = 'x'\n\nPROMPT = {value}\n")
+    with pytest.raises(WeightsMismatch, match=rf"'PROMPT' in {path} must be constant texts.*not run.*{found}"):
+        find_template(card(), path)
+
+
+def test_a_missing_symbol_lists_what_is_there(tmp_path: Path) -> None:
+    source = "A = 'a'\nB = f'{A}'\nN = 1\nclass C:\n D = 'd'\nE = {'f': 'f'}\ndef g():\n    PROMPT = 'local'\n"
+    with pytest.raises(WeightsMismatch, match=r"p.py has no 'PROMPT'; its texts are A, C.D, E.f$"):
+        find_template(card(), written(tmp_path, source))
+    with pytest.raises(WeightsMismatch, match="its texts are none"):
+        find_template(card(), written(tmp_path, "PROMPT: str\n"))
+
+
+@pytest.mark.parametrize("content", [b"print 'Python 2'\n", b"PROMPT = 'a\n", b"PROMPT = '\x00'\n", b"x = '\xff'\n"])
+def test_a_file_that_is_no_source(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "p.py"
+    path.write_bytes(content)
+    with pytest.raises(WeightsMismatch, match=rf"{path} (cannot be read as Python|is not UTF-8)"):
+        find_template(card(), path)
+
+
+@pytest.mark.parametrize("place", ["path", "shelf", "cache"])
+def test_another_text_is_an_error_wherever_it_lies(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]
+) -> None:
+    """The text could be downloaded, and the generic wording is there."""
+    wanted = card(source=f"{server[0]}/p.py")
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
+    (tmp_path / "cache" / "templates").mkdir(parents=True)
+    other = TEXT.replace("7", "8")
+    path = {
+        "path": written(tmp_path, f"PROMPT = {other!r}"),
+        "shelf": written(tmp_path / "shelf", f"PROMPT = {other!r}"),
+        "cache": written(tmp_path / "cache" / "templates", other, f"rating-{wanted.sha256[:8]}.txt"),
+    }[place]
+    if place != "shelf":
+        (tmp_path / "shelf" / "p.py").unlink()
+    digest = hashlib.sha256(other.encode()).hexdigest()
+    with pytest.raises(WeightsMismatch) as caught:
+        find_template(wanted, path if place == "path" else None)
+    for part in (
+        str(path),
+        wanted.sha256,
+        digest,
+        f"expected {len(TEXT)} characters",
+        f"found {len(other)} characters",
+    ):
+        assert part in str(caught.value)
+    assert server[1] == []
+
+
+def test_length_and_digest_are_both_checked(tmp_path: Path) -> None:
+    path = written(tmp_path, f"PROMPT = {TEXT!r}")
+    with pytest.raises(WeightsMismatch, match=f"expected {len(TEXT) + 1} characters"):
+        find_template(card(length=len(TEXT) + 1), path)
+    with pytest.raises(WeightsMismatch, match="begins with 00000000"):
+        find_template(card(sha256="00000000"), path)
+    with pytest.raises(WeightsMismatch, match="does not hold the prompt rating"):
+        find_template(card(), written(tmp_path, r"PROMPT = '\ud800'"))  # half a surrogate pair has no UTF-8
+
+
+def test_a_text_file_holds_the_text_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_template(card(), written(tmp_path, TEXT, "p.txt")).text == TEXT
+    with pytest.raises(WeightsMismatch, match=f"found {len(TEXT) + 1} characters"):
+        find_template(card(), written(tmp_path, TEXT + "\n", "p.txt"))
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path))
+    written(tmp_path, TEXT, "q.txt")
+    assert find_template(card(file="q.txt")).text == TEXT
+
+
+def test_lookup_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]) -> None:
+    """Each place in turn has the only whole file; an earlier one would raise, a later one would too."""
+    url, served = server
+    wanted = card(source=f"{url}/p.py")
+    mine = written(tmp_path / "mine", f"PROMPT = {TEXT!r}")
+    shelf = written(tmp_path / "shelf", "PROMPT = 'other'")
+    cache = tmp_path / "cache" / "templates"
+    cache.mkdir(parents=True)
+    cached = written(cache, "other", f"rating-{wanted.sha256[:8]}.txt")
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
+    assert find_template(wanted, mine).text == TEXT
+    mine.unlink()
+    with pytest.raises(MissingWeights, match=rf"`path` for rating must be an existing file, got '{mine}'"):
+        find_template(wanted, mine)
+    shelf.write_text(f"PROMPT = {TEXT!r}")
+    assert find_template(wanted).text == TEXT
+    shelf.unlink()
+    cached.write_bytes(TEXT.encode())
+    assert find_template(wanted).text == TEXT
+    assert served == []
+    cached.unlink()
+    assert find_template(wanted).text == TEXT
+    assert served == ["/p.py"]
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, f"PROMPT = {TEXT!r}")
+    assert find_template(card(), "~/p.py").text == TEXT
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", "~")
+    assert find_template(card()).text == TEXT
+
+
+def test_one_download_for_all_and_none_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]
+) -> None:
+    url, served = server
+    wanted = card(source=f"{url}/p.py")
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: find_template(wanted), range(4)))
+    assert found == {Template(TEXT, wanted.sha256[:8])}
+    (tmp_path / "www" / "p.py").unlink()
+    monkeypatch.setenv("IMGMETRICS_OFFLINE", "1")
+    assert find_template(wanted) == Template(TEXT, wanted.sha256[:8])
+    assert served == ["/p.py"]
+    cached = [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"]
+    assert [path.read_bytes() for path in cached] == [TEXT.encode()]
+
+
+def test_a_download_of_another_text_is_an_error_and_leaves_nothing(
+    tmp_path: Path, server: tuple[str, list[str]]
+) -> None:
+    wanted = card(source=f"{server[0]}/p.py", sha256="00000000")
+    with pytest.raises(WeightsMismatch, match=rf"{server[0]}/p.py does not hold the prompt rating"):
+        find_template(wanted)
+    assert [path for path in (tmp_path / "cache").rglob("*.txt") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("file", "reason"), [("gone.py", "404"), ("short.py", "IncompleteRead")])
+def test_a_failed_download_gives_the_generic_wording(
+    file: str, reason: str, tmp_path: Path, server: tuple[str, list[str]]
+) -> None:
+    with pytest.warns(UserWarning, match=reason):
+        assert find_template(card(source=f"{server[0]}/{file}")) == Template("How good is {prompt}?", "generic")
+    assert [path for path in (tmp_path / "cache").rglob("*.txt") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "IMGMETRICS_OFFLINE"])
+def test_offline_gives_the_generic_wording_with_one_warning(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: tuple[str, list[str]]
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    wanted = card(source=f"{server[0]}/p.py")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert find_template(wanted) == Template("How good is {prompt}?", "generic")
+        monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
+        find_template(wanted)
+    assert server[1] == []
+    assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * 2
+    for warning, place in zip(caught, ("$IMGMETRICS_WEIGHTS/p.py", f"{tmp_path}/shelf/p.py"), strict=True):
+        for part in (wanted.source, f"put it at {place}", "template=generic", "OFFLINE is set"):
+            assert part in str(warning.message)
+
+
+def test_placeholders_are_filled_literally() -> None:
+    """No value is expanded again, neither as a placeholder nor as a group of a pattern."""
+    template = Template('{a} and {b}, {a}: {"score": {b}} { a } {} {0} {a.b} {a!r} %s', "generic")
+    expected = r'{b} and \1{a}, {b}: {"score": \1{a}} { a } {} {0} {a.b} {a!r} %s'
+    assert template.fill(a="{b}", b=r"\1{a}") == expected
+    assert template.fill(b=r"\1{a}", a="{b}") == expected
+    assert Template('{"score": [1]}', "generic").fill() == '{"score": [1]}'
+    assert Template("of {self}", "generic").fill(self="me") == "of me"
+
+
+@pytest.mark.parametrize("values", [{}, {"prompt": "x", "other": "y"}, {"text": "x"}, {"prompt": None}])
+def test_values_that_do_not_fit_the_placeholders(values: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"placeholders \['prompt'\], got \[|`prompt` must be a text, got None"):
+        Template(TEXT, "generic").fill(**values)
+
+
+def test_the_generic_wording_of_hpsv3_has_its_structure() -> None:
+    with pytest.warns(UserWarning, match="modelscope/DiffSynth-Studio/fed7b18fac2ed4cb802796eec91970e7659bccde"):
+        instruction, suffix = find_template(HPSV3_INSTRUCTION), find_template(HPSV3_SUFFIX)
+    assert instruction.origin == suffix.origin == "generic"
+    quality = ["Reasonableness", "Clarity", "Detail Richness", "Aesthetic and Creativity", "Safety"]
+    alignment = ["Subject Relevance", "Style Relevance", "Contextual Consistency", "Attribute Fidelity"]
+    names = ["Visual Quality", *quality, "Text Alignment", *alignment, "Semantic Coherence"]
+    at = [instruction.text.index(f"**{name}**") for name in names]
+    assert at == sorted(at)
+    assert instruction.text.count("**") == 2 * len(names)
+    prompt = "a {cat}, {text_prompt}"
+    assert instruction.fill(text_prompt=prompt).count(prompt) == 1
+    assert suffix.fill().endswith("<|Reward|>")
+    assert suffix.text.count("<|Reward|>") == 1
+    for made, known in ((HPSV3_INSTRUCTION, instruction), (HPSV3_SUFFIX, suffix)):
+        assert len(known.text) != made.length
+        assert len(made.sha256) == 64
+
+
+@pytest.mark.skipif(
+    not (SHELF and (Path(SHELF).expanduser() / HPSV3_INSTRUCTION.file).is_file()),
+    reason=f"needs {HPSV3_INSTRUCTION.source} as $IMGMETRICS_WEIGHTS/{HPSV3_INSTRUCTION.file}",
+)
+def test_the_published_texts_of_hpsv3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", SHELF)
+    instruction, suffix = find_template(HPSV3_INSTRUCTION), find_template(HPSV3_SUFFIX)
+    assert (instruction.origin, suffix.origin) == ("0393599d", "2471faca")
+    assert instruction.fill(text_prompt="a {cat}") == instruction.text.replace("{text_prompt}", "a {cat}")
+    assert suffix.fill().count("<|Reward|>") == 1
