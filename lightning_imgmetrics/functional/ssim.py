@@ -2,8 +2,8 @@
 
 The sum s and the difference d of two images carry all that SSIM needs: 4 cov = var s - var d, 2 (var x + var y) =
 var s + var d, and the means likewise. So four maps are filtered and not five, equal images give exactly 1, and what
-tells similar images apart is not a small difference of large numbers. s is centered before it is squared, which does
-the same for flat regions: float32 stays within 1e-6 of float64. Windows are separable, applied as shifted sums.
+tells similar images apart is not a small difference of large numbers. Both are centered before they are squared, for
+flat regions: float32 stays within 1e-6 of float64. Windows are separable, applied as shifted sums.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def ssim_maps(
     scale = _scale(preds.ndim - 2, data_range, window, gaussian_kernel, sigma, kernel_size, k1, k2)
     _check_sides(preds, scale.smallest)
     parts = [(a * b, scale.inner(b)) for a, b in (scale.terms(x, y) for x, y in planes(preds, target))]
-    similarity, contrast = (torch.cat(x).squeeze(1).unflatten(0, preds.shape[:2]) for x in zip(*parts, strict=True))
-    return similarity, contrast
+    whole, inner = (torch.cat(x).squeeze(1).unflatten(0, preds.shape[:2]) for x in zip(*parts, strict=True))
+    return whole, inner
 
 
 def ms_ssim(
@@ -149,19 +149,17 @@ class _Scale:
 
     def terms(self, preds: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of the luminance and of the contrast-structure term, whose product is SSIM; planes (m, 1, ...)."""
-        total = preds + target
-        center = total.mean(tuple(range(2, total.ndim)), keepdim=True)
-        x = torch.cat([total - center, preds - target])
+        x = torch.cat([preds + target, preds - target])
+        center = x.mean(tuple(range(2, x.ndim)), keepdim=True)
+        x = x - center
         if any(self.pads):
             x = F.pad(x, [pad for pad in reversed(self.pads) for _ in range(2)], mode="reflect")
         x = torch.stack([x, x.square()])
         for axis, taps in enumerate(self.taps, 3):
             x = filtered(x, taps, axis)
         mean, square = x
-        mean_total, mean_difference = mean.chunk(2)
-        var_total, var_difference = (square - mean.square()).clamp(min=0).chunk(2)
-        brightness = (mean_total + center).square()
-        return _ratio(brightness, mean_difference.square(), self.c1), _ratio(var_total, var_difference, self.c2)
+        variance = (square - mean.square()).clamp(min=0)
+        return _ratio((mean + center).square(), self.c1), _ratio(variance, self.c2)
 
     def inner(self, x: Tensor) -> Tensor:
         """The part of a map (m, 1, ...) that no reflected pixel reached."""
@@ -170,7 +168,8 @@ class _Scale:
         return x
 
 
-def _ratio(total: Tensor, difference: Tensor, c: float) -> Tensor:
+def _ratio(x: Tensor, c: float) -> Tensor:
+    total, difference = x.chunk(2)
     return (total - difference + 2 * c) / (total + difference + 2 * c)
 
 

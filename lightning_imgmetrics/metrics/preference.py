@@ -75,4 +75,4 @@ class HPSv2(CosineMetric):
         self.version = version
 
     def parameters_of_value(self) -> dict[str, object]:
-        return {"version": self.version, **super().parameters_of_value()}
+        return {"variant": self.version, **super().parameters_of_value()}

@@ -131,7 +131,7 @@ def wilson_by_roots(share: float, n: float, z: float) -> list[float]:
 
 def test_clustered_wilson_with_one_outcome_per_group() -> None:
     """Only the n - 1 of the variance and Student's quantile tell it from the interval of independent outcomes."""
-    outcomes, groups = torch.tensor([1] * 30 + [0] * 70), torch.randperm(100)
+    outcomes, groups = torch.tensor([1] * 30 + [0] * 70), torch.arange(100, 0, -1)
     expected = wilson_by_roots(0.3, 99, float(t.ppf(0.975, 99)))
     assert clustered_wilson_interval(outcomes, groups) == pytest.approx(expected, rel=1e-10)
 

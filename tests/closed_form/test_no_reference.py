@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -114,11 +115,11 @@ def test_figures_of_scikit_image() -> None:
 
 @pytest.mark.parametrize("sigma", [0.003, 0.02, 0.08])
 def test_noise_of_known_strength_is_found(sigma: float) -> None:
-    """Within 4 standard errors: 0.0054 of sigma, that of (n - 2)^2 |filtered| values, correlated over 5 x 5."""
+    """Within 4 standard errors, each 0.006 of sigma: the spread over 200 such images."""
     noise = torch.randn(1, 3, 256, 256, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     same = 0.5 + sigma * noise[:, :1].expand(-1, 3, -1, -1)
-    assert float(noise_level(same)) == pytest.approx(sigma, rel=0.022)
-    assert float(noise_level(0.5 + sigma * noise)) == pytest.approx(sigma * np.linalg.norm(BT601), rel=0.022)
+    assert float(noise_level(same)) == pytest.approx(sigma, rel=0.024)
+    assert float(noise_level(0.5 + sigma * noise)) == pytest.approx(sigma * np.linalg.norm(BT601), rel=0.024)
 
 
 def test_blur_lowers_sharpness_and_noise() -> None:
@@ -181,7 +182,7 @@ def test_black_and_blank_are_of_every_pixel() -> None:
 
 
 @pytest.mark.parametrize("function", [*SHARPNESS, *PHOTOMETRY])
-def test_each_image_is_scored_alone(function) -> None:
+def test_each_image_is_scored_alone(function: Callable[[Tensor], Tensor]) -> None:
     images = rand(4, 3, 7, 5).float()
     together = function(images)
     assert together.shape == (4,)
@@ -200,7 +201,7 @@ def test_half_precision_is_widened() -> None:
 
 
 @pytest.mark.parametrize("function", [*SHARPNESS, *PHOTOMETRY])
-def test_refusals(function) -> None:
+def test_refusals(function: Callable[[Tensor], Tensor]) -> None:
     for shape in ((1, 1, 8, 8), (3, 8, 8), (1, 8, 8, 3), (1, 3, 0, 8)):
         with pytest.raises(ShapeError, match="`images`"):
             function(torch.zeros(shape))
@@ -209,7 +210,7 @@ def test_refusals(function) -> None:
 
 
 @pytest.mark.parametrize("function", SHARPNESS)
-def test_an_image_smaller_than_the_filter(function) -> None:
+def test_an_image_smaller_than_the_filter(function: Callable[[Tensor], Tensor]) -> None:
     assert function(torch.zeros(1, 3, 3, 3)).tolist() == [0]
     for shape in ((1, 3, 2, 8), (1, 3, 8, 2)):
         with pytest.raises(ShapeError, match="`images` must be at least 3 x 3"):

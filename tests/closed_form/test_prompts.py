@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_error_of_the_grand_mean_is_its_spread() -> None:
 
 
 @pytest.mark.parametrize("function", [*FUNCTIONS, lambda s, g: best_of_k(s, g, 1), lambda s, g: worst_of_k(s, g, 1)])
-def test_refused_input(function) -> None:
+def test_refused_input(function: Callable[[Tensor, Tensor], Any]) -> None:
     with pytest.raises(ShapeError, match="`groups`"):
         function(randn(3), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ShapeError, match="`scores`"):
