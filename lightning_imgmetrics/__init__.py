@@ -26,7 +26,11 @@ _HOMES = {
     ),
     "metrics.likelihood": ("FeatureLikelihoodDivergence",),
     "metrics.statistics": ("ReferenceStatistics",),
-    "metrics.alignment": ("CLIPScore", "clip_score"),
+    "metrics.alignment": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
+    "metrics.preference": ("HPSv2", "PickScore"),
+    "metrics.no_reference": ("Colorfulness", "Contrast", "Exposure", "NoiseLevel", "Saturation", "Sharpness"),
+    "metrics.per_prompt": ("PerPrompt",),
+    "metrics.score": ("score",),
     "metrics.reference": ("LearnedPerceptualImagePatchSimilarity", "LPIPSDiversity"),
     "metrics.human": ("WinRate",),
     "metrics.table": ("METRICS",),
@@ -41,14 +45,19 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "METRICS",
     "Authenticity",
+    "BioCLIPScore",
     "CLIPMaximumMeanDiscrepancy",
     "CLIPScore",
+    "Colorfulness",
+    "Contrast",
     "DensityCoverage",
     "Every",
+    "Exposure",
     "FeatureLikelihoodDivergence",
     "FrechetDistance",
     "FrechetInceptionDistance",
     "FrechetInceptionDistanceInfinity",
+    "HPSv2",
     "ImageMetricsCallback",
     "ImageSampler",
     "InceptionScore",
@@ -58,24 +67,31 @@ __all__ = [
     "LearnedPerceptualImagePatchSimilarity",
     "MemorizationInformedFrechetInceptionDistance",
     "MetricSuite",
+    "NoiseLevel",
     "PairedImages",
     "PairedSampler",
+    "PerPrompt",
+    "PickScore",
     "PrecisionRecall",
     "ReferenceStatistics",
     "Result",
+    "Saturation",
+    "Sharpness",
+    "SigLIPScore",
     "Signature",
     "SpatialFrechetInceptionDistance",
     "VendiScore",
     "WinRate",
     "clip_score",
     "noise",
+    "score",
 ]
 
 if TYPE_CHECKING:
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
     from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
-    from lightning_imgmetrics.metrics.alignment import CLIPScore, clip_score
+    from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
     from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
     from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
     from lightning_imgmetrics.metrics.frechet import (
@@ -93,7 +109,18 @@ if TYPE_CHECKING:
         MemorizationInformedFrechetInceptionDistance,
         PrecisionRecall,
     )
+    from lightning_imgmetrics.metrics.no_reference import (
+        Colorfulness,
+        Contrast,
+        Exposure,
+        NoiseLevel,
+        Saturation,
+        Sharpness,
+    )
+    from lightning_imgmetrics.metrics.per_prompt import PerPrompt
+    from lightning_imgmetrics.metrics.preference import HPSv2, PickScore
     from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+    from lightning_imgmetrics.metrics.score import score
     from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
     from lightning_imgmetrics.metrics.table import METRICS
     from lightning_imgmetrics.result import Result, Signature

@@ -8,6 +8,7 @@ import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,9 +19,11 @@ import torch
 from conftest import TinyNet, random_images
 from torch import Tensor, nn
 
+import lightning_imgmetrics
 from lightning_imgmetrics import (
     METRICS,
     Authenticity,
+    BioCLIPScore,
     CLIPMaximumMeanDiscrepancy,
     CLIPScore,
     DensityCoverage,
@@ -28,6 +31,7 @@ from lightning_imgmetrics import (
     FrechetDistance,
     FrechetInceptionDistance,
     FrechetInceptionDistanceInfinity,
+    HPSv2,
     InceptionScore,
     IntraFrechetInceptionDistance,
     KernelInceptionDistance,
@@ -35,8 +39,11 @@ from lightning_imgmetrics import (
     LPIPSDiversity,
     MemorizationInformedFrechetInceptionDistance,
     MetricSuite,
+    PerPrompt,
+    PickScore,
     PrecisionRecall,
     Result,
+    SigLIPScore,
     SpatialFrechetInceptionDistance,
     VendiScore,
     WinRate,
@@ -53,12 +60,14 @@ from lightning_imgmetrics.errors import (
 )
 from lightning_imgmetrics.functional.intervals import jackknife
 from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.models.base import PixelExtractor
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.custom import CustomExtractor
 from lightning_imgmetrics.result import Signature
 from lightning_imgmetrics.states.hash import uniform_hash
 
 mpl.use("Agg")
+DIGITS = str(Path(lightning_imgmetrics.__file__).parent / "models/digits_clip/model.safetensors")
 N = 12
 WORDS = ["zero", "one", "two"]
 
@@ -114,6 +123,14 @@ def labelled(rows: Iterable[int]) -> tuple[Any, ...]:
     return images(rows, 1), False, torch.tensor(list(rows)) % 2
 
 
+def one_set(rows: Iterable[int]) -> tuple[Any, ...]:
+    return (images(rows, 0),)
+
+
+def prompted(rows: range) -> dict[str, Any]:
+    return {"images": images(rows, 0), "prompts": words(rows)}
+
+
 def words(rows: range) -> list[str]:
     return [WORDS[i % 3] for i in rows]
 
@@ -124,7 +141,8 @@ def votes(rows: range) -> tuple[Tensor, Tensor, Tensor]:
 
 
 # key -> (makes it without weights, arguments of `update` that add some rows)
-Case = tuple[Callable[..., ImageMetric], Callable[[range], tuple[Any, ...]]]
+Arguments = tuple[Any, ...] | dict[str, Any]
+Case = tuple[Callable[..., ImageMetric], Callable[[range], Arguments]]
 CASES: dict[str, Case] = {
     "fid": (
         lambda **kw: FrechetInceptionDistance(Counting(), **kw),
@@ -146,6 +164,16 @@ CASES: dict[str, Case] = {
     "vendi": (lambda **kw: VendiScore(Counting(), **kw), lambda rows: (images(rows, 1),)),
     "fld": (lambda **kw: FeatureLikelihoodDivergence(Counting(), **kw), generated),
     "clip_score": (lambda **kw: CLIPScore("digits-clip", **kw), lambda rows: (images(rows, 0), words(rows))),
+    "siglip_score": (lambda **kw: SigLIPScore("digits-clip", **kw), prompted),
+    "bioclip_score": (lambda **kw: BioCLIPScore("digits-clip", **kw), prompted),
+    "pickscore": (lambda **kw: PickScore("digits-clip", **kw), prompted),
+    "hpsv2": (lambda **kw: HPSv2(model="digits-clip", weights=DIGITS, **kw), prompted),
+    "sharpness": (METRICS["sharpness"], one_set),
+    "noise": (METRICS["noise"], one_set),
+    "exposure": (METRICS["exposure"], one_set),
+    "saturation": (METRICS["saturation"], one_set),
+    "contrast": (METRICS["contrast"], one_set),
+    "colorfulness": (METRICS["colorfulness"], one_set),
     "lpips": (
         lambda **kw: LearnedPerceptualImagePatchSimilarity(Maps(), **kw),
         lambda rows: (images(rows, 0), images(rows, 1)),
@@ -157,6 +185,7 @@ CASES: dict[str, Case] = {
     "win_rate": (lambda **kw: WinRate(1, **kw), votes),
 }
 CASES |= {
+    "pickscore (per prompt)": (lambda **kw: PerPrompt(PickScore("digits-clip"), **kw), prompted),
     "clip_score (sums)": (lambda **kw: CLIPScore("digits-clip", keep_scores=False, **kw), CASES["clip_score"][1]),
     "lpips (none)": (
         lambda **kw: LearnedPerceptualImagePatchSimilarity(Maps(), "none", **kw),
@@ -186,8 +215,13 @@ def spread(key: str, rows: Iterable[int]) -> list[int]:
     return [k * row + i for row in rows for i in range(k)]
 
 
-def arguments(key: str, rows: Iterable[int]) -> tuple[Any, ...]:
+def arguments(key: str, rows: Iterable[int]) -> Arguments:
     return CASES[key][1](spread(key, rows))
+
+
+def put(method: Callable[..., Any], given: Arguments, **kwargs: Any) -> Any:
+    """Call with positional arguments, or with keywords where the metric takes no others."""
+    return method(**given, **kwargs) if isinstance(given, dict) else method(*given, **kwargs)
 
 
 def refer(metric: ImageMetric, key: str, rows: Iterable[int] = range(N), **kwargs: Any) -> ImageMetric:
@@ -204,8 +238,12 @@ def make(key: str, **kwargs: Any) -> ImageMetric:
 
 
 def feed(metric: ImageMetric, key: str, rows: Iterable[int] = range(N), **kwargs: Any) -> ImageMetric:
-    metric.update(*arguments(key, rows), **kwargs)
+    put(metric.update, arguments(key, rows), **kwargs)
     return metric
+
+
+def uses_network(metric: ImageMetric) -> bool:
+    return not isinstance(metric.extractor, PixelExtractor | None)
 
 
 def tensor(computed: Any) -> Tensor:
@@ -294,11 +332,11 @@ def test_forward_is_update_and_compute(key: str, monkeypatch: pytest.MonkeyPatch
         run = extractor.run
         monkeypatch.setattr(extractor, "run", lambda *args, run=run: passes.append(1) or run(*args))
     before = Counting.calls + Maps.calls
-    step = metric(*arguments(key, range(6)))
-    assert len(passes) == (0 if key == "win_rate" else 1)  # one pass of the network, not one more for the step
+    step = put(metric, arguments(key, range(6)))
+    assert len(passes) == int(uses_network(metric))  # one pass of the network, not one more for the step
     assert Counting.calls + Maps.calls - before in (0, 1)
     close(step, feed(make(key), key, range(6)).compute())
-    rest = metric(*arguments(key, range(6, N)))
+    rest = put(metric, arguments(key, range(6, N)))
     if key not in TWO_SETS + ONE_SET:  # theirs is the value so far: a batch has no covariance worth the name
         close(rest, feed(make(key), key, range(6, N)).compute())
     close(metric.compute(), value(key))
@@ -349,7 +387,7 @@ def test_inference_mode(key: str, first: bool) -> None:
         with torch.inference_mode(first):
             refer(metric, key)
     with torch.inference_mode():
-        close(metric(*arguments(key, range(N))), expected)
+        close(put(metric, arguments(key, range(N))), expected)
     states = [getattr(metric, name) for name in metric._defaults]
     tensors = [t for s in states for t in (s if isinstance(s, list) else [s])]
     assert not any(t.is_inference() or t.requires_grad for t in tensors)
@@ -390,7 +428,7 @@ def test_random_streams_are_left_alone(key: str) -> None:
     before = streams()
     metric = feed(make(key), key)
     metric.compute()
-    metric(*arguments(key, range(N)))
+    put(metric, arguments(key, range(N)))
     metric.reset()
     metric.clone()
     assert streams() == before
@@ -466,7 +504,7 @@ def test_results_cite_what_was_measured(key: str) -> None:
     json.loads(result.to_json(), parse_constant=pytest.fail)  # NaN is not JSON
 
 
-METRICS_NAME = {"fd_digits_clip": "frechet_distance"}
+METRICS_NAME = {"fd_digits_clip": "frechet_distance", "pickscore (per prompt)": "pickscore_per_prompt"}
 COUNTS = ("precision", "recall", "density", "coverage", "authenticity")  # may agree on some samples and on more
 DRAWN = ("fid_infinity", "kid", "kid (bounded)", "inception_score", "fld")  # parts are drawn by id
 
@@ -609,7 +647,7 @@ def test_forward_does_not_double_the_reference(key: str, keep: bool) -> None:
     with_nan = metric(images(spread(key, range(N)), 0), True, *labels)
     assert isinstance(with_nan, tuple) is (key in PAIRS)
     assert tensor(with_nan).isnan().all()  # one set alone
-    step = metric(*arguments(key, range(N)))
+    step = put(metric, arguments(key, range(N)))
     close(step, value(key))
     assert counts(metric) == counts(feed(make(key), key))
     close(metric.compute(), value(key))
@@ -625,7 +663,9 @@ def test_the_sums_of_torchmetrics_are_there() -> None:
     assert metric.real_features_cov_sum.shape == (8, 8)
 
 
-@pytest.mark.parametrize("key", ["fd_digits_clip", "cmmd", "precision", "clip_score", "lpips_diversity", "lpips"])
+@pytest.mark.parametrize(
+    "key", ["fd_digits_clip", "cmmd", "precision", "clip_score", "pickscore", "sharpness", "lpips_diversity", "lpips"]
+)
 def test_value_range(key: str) -> None:
     """Images declared in [-1, 1] are the same images in [0, 1]."""
     values = []
@@ -637,7 +677,11 @@ def test_value_range(key: str) -> None:
 
         if key in TWO_SETS:
             metric.update(convert(images(range(N), 0)), True)
-        metric.update(*map(convert, arguments(key, range(N))))
+        given = arguments(key, range(N))
+        put(
+            metric.update,
+            {k: convert(x) for k, x in given.items()} if isinstance(given, dict) else (*map(convert, given),),
+        )
         values.append(metric.compute())
     close(values[1], values[0])
 

@@ -21,7 +21,6 @@ from lightning_imgmetrics.errors import ShapeError, UnknownName, ValueRangeError
 from lightning_imgmetrics.functional.pixel import check_pair, check_positive, planes
 
 Numbers = float | Sequence[float]  # one for all axes or one for each
-
 WINDOWS = ("padded", "valid")
 NORMALIZE = ("relu", "simple", None)
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of the scales, finest first
@@ -104,14 +103,13 @@ def ms_ssim(
     ("simple") or leaves them, and then the power of a negative one is NaN. Other arguments as for `ssim`.
     ShapeError names the smallest side: 176 for "padded", 161 for "valid".
     """
-    preds, target = _pair(preds, target)
     if normalize not in NORMALIZE:
         raise UnknownName("normalize", normalize, NORMALIZE)
     if not len(betas):
         raise ValueRangeError("`betas` must hold the exponent of at least one scale")
-    axes = preds.ndim - 2
+    preds, target = _pair(preds, target)
+    axes, padded = preds.ndim - 2, window == "padded"
     scale = _scale(axes, data_range, window, gaussian_kernel, sigma, kernel_size, k1, k2)
-    padded = window == "padded"
     _check_sides(preds, _smallest(scale, _per_axis("kernel_size", kernel_size, axes), len(betas), padded))
     terms = []
     for _ in betas[1:]:
@@ -213,10 +211,10 @@ def _scale(
     padded = window == "padded"
     halves = [int(size) // 2 for size in sizes]
     radii = [int(3.5 * s + 0.5) for s in sigmas] if padded and gaussian_kernel else halves
-    # torchmetrics pads the third axis by `kernel_size`, whatever the window.
+    # torchmetrics pads the third axis for `kernel_size`, even where the Gaussian has another.
     pads = [*radii[:2], *halves[2:]] if padded else [0] * axes
-    lengths = [2 * radius + 1 for radius in radii]
-    taps = [gaussian(k, s) if gaussian_kernel else (1 / k,) * k for k, s in zip(lengths, sigmas, strict=True)]
+    spans = [(2 * radius + 1, s) for radius, s in zip(radii, sigmas, strict=True)]
+    taps = [gaussian(k, s) if gaussian_kernel else (1 / k,) * k for k, s in spans]
     return _Scale(tuple(taps), tuple(pads), (k1 * data_range) ** 2, (k2 * data_range) ** 2)
 
 

@@ -29,8 +29,8 @@ def vif(preds: Tensor, target: Tensor, *, sigma_n_sq: float = 2.0) -> Tensor:
     if min(preds.shape[2:]) < SMALLEST:
         raise ShapeError(f"`preds` must be at least {SMALLEST} x {SMALLEST} pixels, got shape {tuple(preds.shape)}")
     parts = [_information(x.double(), y.double(), sigma_n_sq) for x, y in planes(preds, target)]
-    kept, available = torch.cat(parts, 1).unflatten(1, preds.shape[:2])
-    flat = available == 0
+    kept, available = information = torch.cat(parts, 1).unflatten(1, preds.shape[:2])
+    flat = (information == 0).all(0)
     fidelity = (kept / available).masked_fill(flat, 0).sum(1) / (~flat).sum(1)
     return fidelity.to(preds.dtype)
 
@@ -39,6 +39,7 @@ def _information(preds: Tensor, target: Tensor, noise: float) -> Tensor:
     """Information kept and available, (2, m), of planes (m, 1, h, w); bits but for a factor."""
     total = preds.new_zeros(2, len(preds))
     x = torch.stack([preds, target])
+    x = x - x.mean((-2, -1), keepdim=True)  # only deviations count, and a flat image has none to the last bit
     for size in SIZES:
         taps = gaussian(size, size / 5)
         if size != SIZES[0]:

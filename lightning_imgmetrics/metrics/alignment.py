@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
@@ -18,6 +17,7 @@ from lightning_imgmetrics.metrics.stateful import as_texts
 from lightning_imgmetrics.metrics.streams import Ids
 from lightning_imgmetrics.models.base import Extractor, Features, Scorer
 from lightning_imgmetrics.models.clip import ClipExtractor
+from lightning_imgmetrics.models.weights import ModelCard
 
 Texts = str | Sequence[str]
 Model = str | Callable[[], tuple[Any, Any]]
@@ -29,14 +29,10 @@ class PromptMetric(ScoreMetric):
 
     inputs = ("prompts",)
     higher_is_better = True
+    counters = ("texts", "truncated")
     extractor: Extractor
     texts: Tensor
     truncated: Tensor
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        for name in ("texts", "truncated"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, *, images: Images, prompts: Texts, ids: Ids | None = None) -> None:  # type: ignore[override]
         """Add images, (n, 3, h, w) uint8 or float in `value_range` or a list of mixed sizes, and n prompts.
@@ -63,9 +59,8 @@ class PromptMetric(ScoreMetric):
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """The scores (n,) or (n, 1 + k), and how many prompts were truncated."""
 
-    def score_details(self, state: Tensor) -> dict[str, float]:
-        truncated = {"truncated_fraction": float(self.truncated / self.texts)} if self.texts else {}
-        return {**super().score_details(state), **truncated}
+    def counted(self, counts: Mapping[str, float]) -> dict[str, float]:
+        return {"truncated_fraction": counts["truncated"] / counts["texts"]} if counts["texts"] else {}
 
 
 class ScorerMetric(PromptMetric):
@@ -83,18 +78,32 @@ class CosineMetric(PromptMetric):
     `formula`: "cosine" 100 cos; "logit" exp(logit_scale) cos, with the factor that the checkpoint was trained with, and
     SigLIP's bias; "sigmoid" its probability, 1 / (1 + exp(-logit)), as SigLIP was trained to give; "hessel"
     2.5 max(cos, 0) with "A photo depicts " before the prompt (Hessel et al. 2021); "plain" the cosine itself.
+    `model`, `weights`, `processor`, `revision`, `resize`, `dtype`: see `ClipExtractor`.
     """
 
     layers = ("embed",)
     extractor: ClipExtractor
     formulas: ClassVar[tuple[str, ...]] = ("cosine", "logit", "sigmoid", "hessel", "plain")
 
-    def __init__(self, extractor: ClipExtractor, *, formula: str, **kwargs: Any):
+    def __init__(
+        self,
+        model: Model,
+        *,
+        formula: str,
+        weights: str | ModelCard | None = None,
+        processor: str | None = None,
+        revision: str | None = None,
+        resize: str = "processor",
+        dtype: str = "float32",
+        **kwargs: Any,
+    ):
         if formula not in self.formulas:
             raise UnknownName("formula", formula, self.formulas)
         super().__init__(**kwargs)
-        self.extractor = extractor
         self.formula = formula
+        self.extractor = ClipExtractor(
+            model, revision, processor=processor, weights=weights, resize=resize, dtype=dtype
+        )
 
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
         image = features["embed"]
@@ -150,17 +159,9 @@ class CLIPScore(CosineMetric):
     plot_upper_bound: float = 100.0
 
     def __init__(
-        self,
-        model_name_or_path: Model = "openai/clip-vit-large-patch14",
-        *,
-        revision: str | None = None,
-        processor: str | None = None,
-        formula: str = "cosine",
-        dtype: str = "float32",
-        **kwargs: Any,
+        self, model_name_or_path: Model = "openai/clip-vit-large-patch14", *, formula: str = "cosine", **kwargs: Any
     ):
-        extractor = ClipExtractor(model_name_or_path, revision, processor=processor, dtype=dtype)
-        super().__init__(extractor, formula=formula, **kwargs)
+        super().__init__(model_name_or_path, formula=formula, **kwargs)
 
     def update(  # type: ignore[override]
         self,
@@ -197,6 +198,31 @@ class CLIPScore(CosineMetric):
 
     def value_of_mean(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=0) if self.formula == "cosine" else mean
+
+
+class SigLIPScore(CosineMetric):
+    """Mean of 100 cos(prompt, image) in a SigLIP space; `formula="sigmoid"`: the probability that they belong together.
+
+    `model`: a hub id or checkpoint folder of SigLIP or SigLIP 2. Range [-100, 100] per sample, or [0, 1]; higher is
+    better. Source: Zhai et al. 2023.
+    """
+
+    name: ClassVar[str] = "siglip_score"
+
+    def __init__(self, model: Model = "google/siglip-so400m-patch14-384", *, formula: str = "cosine", **kwargs: Any):
+        super().__init__(model, formula=formula, **kwargs)
+
+
+class BioCLIPScore(CosineMetric):
+    """exp(logit_scale) cos(prompt, image) in BioCLIP 2, a CLIP of organisms: does the image show the named species?
+
+    `model`: a hub id or folder, in open_clip's layout as published. Higher is better. Source: Gu et al. 2025.
+    """
+
+    name: ClassVar[str] = "bioclip_score"
+
+    def __init__(self, model: Model = "imageomics/bioclip-2", *, formula: str = "logit", **kwargs: Any):
+        super().__init__(model, formula=formula, **kwargs)
 
 
 def clip_score(

@@ -123,9 +123,12 @@ class ScoreMetric(ImageMetric):
     """
 
     columns: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()  # numbers that `scores_of` counts up, summed over ranks
 
     def __init__(self, *, keep_scores: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
+        for name in self.counters:
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.keep_scores = keep_scores
         width = 1 + len(self.columns)
         self.add_stream("score", Stream(Samples(d=width) if keep_scores else Moments(width), width))
@@ -156,7 +159,12 @@ class ScoreMetric(ImageMetric):
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
         error = float((scatter[0, 0] / (n - 1) / n).sqrt()) if n > 1 else None
         figures = dict(zip(self.columns, mean[1:].tolist(), strict=True))
+        figures |= self.counted({name: float(getattr(self, name)) for name in self.counters})
         return Summary(self.value_of_mean(mean[0]), n, error, details={**figures, **self.score_details(state)})
+
+    def counted(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """What the counters say, for the details."""
+        return dict(counts)
 
     def value_of_mean(self, mean: Tensor) -> Tensor:
         """The reported value."""

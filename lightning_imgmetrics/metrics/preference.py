@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.alignment import CosineMetric, Model
-from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.weights import ModelCard
 
+_PICKSCORE = "yuvalkirstain/PickScore_v1"
 _VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # configuration, tokenizer and image processor of several scorers
 
 
@@ -23,20 +23,10 @@ class PickScore(CosineMetric):
 
     name: ClassVar[str] = "pickscore"
 
-    def __init__(
-        self,
-        model: Model = "yuvalkirstain/PickScore_v1",
-        *,
-        weights: str | None = None,
-        processor: str | None = None,
-        revision: str | None = None,
-        dtype: str = "float32",
-        **kwargs: Any,
-    ):
-        if processor is None and model == "yuvalkirstain/PickScore_v1":
+    def __init__(self, model: Model = _PICKSCORE, *, processor: str | None = None, **kwargs: Any):
+        if processor is None and model == _PICKSCORE:
             processor = _VIT_H
-        extractor = ClipExtractor(model, revision, processor=processor, weights=weights, dtype=dtype)
-        super().__init__(extractor, formula="logit", **kwargs)
+        super().__init__(model, formula="logit", processor=processor, **kwargs)
 
 
 class HPSv2(CosineMetric):
@@ -62,7 +52,6 @@ class HPSv2(CosineMetric):
         antialias: bool = True,
         weights: str | None = None,
         model: str = _VIT_H,
-        dtype: str = "float32",
         **kwargs: Any,
     ):
         if version not in self.versions:
@@ -70,8 +59,8 @@ class HPSv2(CosineMetric):
         if scale not in (1, 100):
             raise ValueError(f"`scale` must be 1 or 100, got {scale!r}")
         resize = "float-bicubic-antialias" if antialias else "float-bicubic"
-        extractor = ClipExtractor(model, resize=resize, weights=weights or self.versions[version], dtype=dtype)
-        super().__init__(extractor, formula="plain" if scale == 1 else "cosine", **kwargs)
+        formula = "plain" if scale == 1 else "cosine"
+        super().__init__(model, formula=formula, resize=resize, weights=weights or self.versions[version], **kwargs)
         self.version = version
 
     def parameters_of_value(self) -> dict[str, object]:

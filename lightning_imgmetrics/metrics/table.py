@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.alignment import CLIPScore
+from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore
 from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
 from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
 from lightning_imgmetrics.metrics.frechet import (
@@ -26,6 +26,15 @@ from lightning_imgmetrics.metrics.manifold import (
     MemorizationInformedFrechetInceptionDistance,
     PrecisionRecall,
 )
+from lightning_imgmetrics.metrics.no_reference import (
+    Colorfulness,
+    Contrast,
+    Exposure,
+    NoiseLevel,
+    Saturation,
+    Sharpness,
+)
+from lightning_imgmetrics.metrics.preference import HPSv2, PickScore
 from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 
@@ -50,6 +59,16 @@ METRICS: dict[str, Callable[..., ImageMetric]] = {
     "vendi": VendiScore,
     "fld": FeatureLikelihoodDivergence,
     "clip_score": CLIPScore,
+    "siglip_score": SigLIPScore,
+    "bioclip_score": BioCLIPScore,
+    "pickscore": PickScore,
+    "hpsv2": HPSv2,
+    "sharpness": Sharpness,
+    "noise": NoiseLevel,
+    "exposure": Exposure,
+    "saturation": Saturation,
+    "contrast": Contrast,
+    "colorfulness": Colorfulness,
     "lpips": LearnedPerceptualImagePatchSimilarity,
     "lpips_diversity": LPIPSDiversity,
     "win_rate": WinRate,

@@ -1,0 +1,120 @@
+"""Several samples of one prompt: what one draw gives, what the best of them would, and what decides, prompt or seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.functional.prompts import (
+    best_of_k,
+    prompt_mean,
+    prompt_statistics,
+    variance_components,
+    worst_of_k,
+)
+from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
+from lightning_imgmetrics.metrics.streams import Ids, Stream
+from lightning_imgmetrics.models.base import Features
+from lightning_imgmetrics.models.network import Network
+from lightning_imgmetrics.result import Signature
+from lightning_imgmetrics.states.hash import text_key
+from lightning_imgmetrics.states.tables import Reservoir
+
+
+class PerPrompt(ImageMetric):
+    """A score metric over several samples per prompt: the mean over prompts of their means, clustered by prompt.
+
+    `metric`: any score of single images, of pairs, or of images and prompts. In `details`: "best_of_k" and "worst_of_k"
+    for k = 1, 2, 4, ... up to the samples that every prompt has ("best_of_n", "worst_of_n": at that n), exact
+    expectations over all choices of k samples, so that a showcase of cherry-picked samples can be told from the model;
+    "spread", the standard deviation over the seeds of one prompt; "variance_between" and "variance_within" prompts
+    (a random-effects model); "n_prompts", "samples_per_prompt". The interval is that of the mean over prompts.
+    """
+
+    inputs: tuple[str, ...]  # type: ignore[misc]
+
+    def __init__(self, metric: ScoreMetric, **kwargs: Any):
+        if not isinstance(metric, ScoreMetric):
+            raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
+        super().__init__(value_range=metric.value_range, **kwargs)
+        self._inner = (metric,)  # not a module of this one: its states are never used
+        self.name = f"{metric.name}_per_prompt"  # type: ignore[misc]
+        self.unit = metric.unit  # type: ignore[misc]
+        self.inputs = tuple(dict.fromkeys([*metric.inputs, "prompts"]))
+        self.extractor, self.layers = metric.extractor, metric.layers
+        for name in metric.counters:
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_stream("score", Stream(Reservoir(None, 2), 2))
+
+    @property
+    def metric(self) -> ScoreMetric:
+        """The metric of single samples."""
+        return self._inner[0]
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        return self.metric.higher_is_better
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return self.metric.networks
+
+    def update(
+        self, *, images: Images, prompts: str | Sequence[str], target: Images | None = None, ids: Ids | None = None
+    ) -> None:
+        """Add images (n, 3, h, w) and the prompt of each (n strings); `target` for metrics of pairs."""
+        if ("target" in self.inputs) != (target is not None):
+            raise TypeError(f"{self.metric.name} {'needs' if target is None else 'takes no'} `target`")
+        batches = self.accept(images)
+        texts = as_texts(prompts, sum(map(len, batches)))
+        self.check_inputs(len(texts), prompts=texts)
+        features = self.extract(batches + ([] if target is None else self.accept(target, "target")))
+        self.update_features(features, prompts=texts, ids=ids)
+
+    def check_inputs(self, n: int, **inputs: Any) -> None:
+        self.metric.check_inputs(n, **inputs)
+
+    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+        self.metric.to(self.device)
+        scores = self.metric.scores_of(features, **inputs)
+        for name in self.metric.counters:  # counted here, where ranks are joined
+            setattr(self, name, getattr(self, name) + getattr(self.metric, name))
+            setattr(self.metric, name, torch.zeros_like(getattr(self.metric, name)))
+        scores = (scores[:, None] if scores.ndim == 1 else scores)[:, :1].to(self._home, torch.float64)
+        keys = torch.tensor([[text_key(prompt)] for prompt in inputs["prompts"]], dtype=torch.float64)
+        self.absorb("score", torch.cat([keys.to(scores.device), scores], 1), ids)
+
+    def summarize(self) -> Summary:
+        _, keys, scores = self.read("score").unbind(1)
+        if not len(scores):
+            raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
+        prompts = (keys * 2.0**53).long()
+        each = prompt_statistics(scores, prompts)
+        mean, error = prompt_mean(scores, prompts) if len(each.n) > 1 else (each.mean[0], None)
+        fewest = int(each.n.min())
+        details = {"n_prompts": float(len(each.n)), "samples_per_prompt": float(len(scores) / len(each.n))}
+        ks = sorted({2**i for i in range(fewest.bit_length())} | {fewest})
+        for k in ks:
+            best, worst = best_of_k(scores, prompts, k), worst_of_k(scores, prompts, k)
+            best, worst = (worst, best) if self.higher_is_better is False else (best, worst)
+            details |= {f"best_of_{k}": float(best), f"worst_of_{k}": float(worst)}
+        details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
+        details |= self._variances(scores, prompts, each.n)
+        details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
+        return Summary(mean, len(scores), None if error is None else float(error), len(each.n), details)
+
+    def _variances(self, scores: Tensor, prompts: Tensor, counts: Tensor) -> dict[str, float]:
+        if len(counts) < 2 or int(counts.max()) < 2:
+            return {}
+        between, within = (float(x) for x in variance_components(scores, prompts))
+        return {"variance_between": between, "variance_within": within, "spread": within**0.5}
+
+    def signature(self) -> Signature:
+        inner = self.metric.signature().fields
+        return Signature.of(**{**inner, "metric": self.name})

@@ -1,0 +1,68 @@
+"""The scores of some images, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images, as_images, quantize
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import ShapeError, UnknownName
+from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.stateful import as_texts
+from lightning_imgmetrics.metrics.table import METRICS, metric
+
+
+def score(
+    key: str,
+    *,
+    images: Images,
+    prompts: str | Sequence[str] | None = None,
+    target: Images | None = None,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    **arguments: Any,
+) -> Tensor:
+    """The score of each image by a metric of `METRICS` -> (n,), float64 on the CPU.
+
+    `images` and `target`: (n, 3, h, w) uint8 or float in [0, 1] (or the `value_range` among `arguments`), or lists of
+    mixed sizes; `prompts`: n texts, or one for all. `device`: default that of the images. `arguments` are the metric's
+    own. UnknownName for a key that scores no single images; TypeError where the metric needs what is not given.
+    """
+    m = metric(key, **arguments)
+    if not isinstance(m, ScoreMetric):
+        raise UnknownName("key", key, [k for k, kind in METRICS.items() if _scores(kind)])
+    given = {"images": images, "prompts": prompts, "target": target}
+    for name in m.inputs:
+        if given.get(name) is None:
+            raise TypeError(f"metric {key!r} needs `{name}=`")
+    sides = [_singles(x, name, m.value_range) for name, x in (("images", images), ("target", target)) if x is not None]
+    n = len(sides[0])
+    if len(sides[-1]) != n:
+        raise ShapeError(f"`target` must hold one entry per image, got {len(sides[-1])} for {n} images")
+    texts = None if prompts is None else as_texts(prompts, n)
+    m.check_inputs(n, **({} if texts is None else {"prompts": texts}))
+    m.to(sides[0][0].device if device is None else device)
+    out = []
+    with full_precision(m.device):
+        for start in range(0, n, batch_size):
+            part = slice(start, start + batch_size)
+            paired = sides if "target" in m.inputs else sides[:1]
+            batches = [batch for side in paired for batch in as_images(side[part], decoded=True)[0]]
+            scores = m.scores_of(m.extract(batches), prompts=None if texts is None else texts[part])
+            out.append((scores if scores.ndim == 1 else scores[:, 0]).double().cpu())
+    return torch.cat(out)
+
+
+def _singles(images: Images, name: str, value_range: tuple[float, float]) -> list[Tensor]:
+    """8-bit images (3, h, w), as a suite measures them."""
+    batches, _ = as_images(images, name=name, value_range=value_range)
+    return [image for batch in batches for image in quantize(batch)]
+
+
+def _scores(maker: Any) -> bool:
+    kind = getattr(maker, "func", maker)
+    return isinstance(kind, type) and issubclass(kind, ScoreMetric)
