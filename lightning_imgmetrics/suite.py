@@ -17,6 +17,7 @@ from torchmetrics import MetricCollection
 from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.presets import PRESETS
 from lightning_imgmetrics.metrics.shards import check_names, read_states, require_shared, save_states
 from lightning_imgmetrics.metrics.stateful import ImageMetric, as_texts
 from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
@@ -29,8 +30,8 @@ from lightning_imgmetrics.result import Result
 class MetricSuite(MetricCollection):
     """A `MetricCollection` that runs each network once per batch and hands its features to all metrics that use it.
 
-    `metrics`: keys of `METRICS`, a mapping of names to metrics, or metrics (named by their key). Float images are
-    quantized to 8 bits first, so that samples score the same in memory and as the PNG files they are saved to.
+    `metrics`: keys of `METRICS` or of `PRESETS`, a mapping of names to metrics, or metrics (named by their key). Float
+    images are quantized to 8 bits first, so that samples score the same in memory and as the PNG files they become.
     Raises UnknownName for a key that is not in the table.
     """
 
@@ -43,7 +44,8 @@ class MetricSuite(MetricCollection):
         if isinstance(metrics, Mapping):
             members: dict[str, Any] = dict(metrics)
         else:
-            listed = [metrics] if isinstance(metrics, str) else list(metrics)
+            given = [metrics] if isinstance(metrics, str) else metrics
+            listed = [one for m in given for one in (PRESETS.get(m, (m,)) if isinstance(m, str) else (m,))]
             names = [m if isinstance(m, str) else _key(m) for m in listed]
             if len(set(names)) < len(names):
                 raise ValueError(f"`metrics` must have one name each, got {names}; pass a mapping of names to metrics")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics._images import check_value_range
+from lightning_imgmetrics.callback.guards import parted
 from lightning_imgmetrics.callback.media import Panel, gathered_panel
 from lightning_imgmetrics.callback.progress import sampling_bar
 from lightning_imgmetrics.callback.reference import measure_reference
@@ -46,7 +47,9 @@ class ImageMetricsCallback(Callback):
     `Every`. `weights`: "ema" or "raw"; "auto" takes those of `WeightAveraging` once it has averaged. `value_range` of
     float samples and reference, default [0, 1]. `media`: how many samples go into the panel. `folder`: also write
     panels as PNG and `results.jsonl`. `dry_run`: send two samples through everything during the sanity check.
-    `gradients`: for samplers that need them. Training is bitwise the same with and without the callback.
+    `gradients`: for samplers that need them. `reward`: the metric that the model is trained on, if any; a warning, and
+    `guards_parted`, tell when it rises while others move as they do under reward hacking (see `GUARDS`). Training is
+    bitwise the same with and without the callback.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ImageMetricsCallback(Callback):
         progress: bool = True,
         dry_run: bool = False,
         gradients: bool = False,
+        reward: str | None = None,
     ):
         if weights not in ("auto", "raw", "ema"):
             raise UnknownName("weights", weights, ("auto", "raw", "ema"))
@@ -94,6 +98,9 @@ class ImageMetricsCallback(Callback):
         self.seed, self.weights, self.prefix, self.media = seed, weights, prefix, media
         self.image_key, self.folder = image_key, folder
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
+        self.reward = reward
+        if reward is not None and reward not in self.suite.named():
+            raise UnknownName("reward", reward, self.suite.named())
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._last: tuple[int, int] | None = None  # (step, epoch) of this fit's last evaluation
         self._results: dict[str, Result] = {}
@@ -110,11 +117,11 @@ class ImageMetricsCallback(Callback):
 
     @property
     def best(self) -> dict[str, float]:
-        """name -> the best value so far, by the direction of each metric."""
+        """name -> the best value so far, of the metrics with a direction."""
         best: dict[str, float] = {}
         for name, m in self.suite.named().items():
             values = [record["values"][name] for record in self.history if name in record["values"]]
-            if values:
+            if values and m.higher_is_better is not None:
                 best[name] = max(values) if m.higher_is_better else min(values)
         return best
 
@@ -190,8 +197,9 @@ class ImageMetricsCallback(Callback):
         self._results = results
         values = {name: result.value for name, result in results.items()}
         step = trainer.global_step
-        record = {"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values, "seconds": seconds}
-        self.history.append(record)
+        errors = {k: r.details["standard_error"] for k, r in results.items() if "standard_error" in r.details}
+        record = {"step": step, "epoch": trainer.current_epoch, "weights": label, "values": values, "errors": errors}
+        self.history.append(record | {"seconds": seconds})
         if trainer.state.fn == "fit":
             self._last = step, trainer.current_epoch
         if self._writers is None:
@@ -201,12 +209,22 @@ class ImageMetricsCallback(Callback):
         if trainer.state.fn != "validate":  # which sends the logged values to the loggers itself
             figures |= values
         figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
+        figures |= self._guarded()
         scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}
         scalars["epoch"] = float(trainer.current_epoch)
         named = {f"{self.prefix}/{name}": result for name, result in results.items()}
         for writer in self._writers:
             writer.write(step, scalars, named, f"{self.prefix}/samples", panel)
         return results
+
+    def _guarded(self) -> dict[str, float]:
+        if self.reward is None:
+            return {}
+        found = parted(self.history, self.reward, self.suite[self.reward].higher_is_better)
+        if found:
+            told = ", ".join(f"{name} {how}" for name, how in found.items())
+            rank_zero_warn(f"{self.prefix}/{self.reward} improved, but {told}: the model may be gaming its reward")
+        return {"guards_parted": float(len(found))}
 
     def _evaluate(
         self, trainer: Trainer, pl_module: LightningModule, hook: str, *, num_samples: int

@@ -8,10 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lightning_imgmetrics.cli.request import ALIASES, Measures, UsageError
+from lightning_imgmetrics.cli.request import Measures, UsageError
 from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
-from lightning_imgmetrics.metrics.base import PairwiseMetric
+from lightning_imgmetrics.metrics.base import PairwiseMetric, ScoreMetric
 from lightning_imgmetrics.metrics.distribution import inception
+from lightning_imgmetrics.metrics.per_prompt import PerPrompt
+from lightning_imgmetrics.metrics.presets import PRESETS
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.metrics.table import METRICS, arguments, metric
 
@@ -21,12 +23,12 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:
-    """Keys of `METRICS`, with the aliases spelled out and each once; UnknownName lists both."""
+    """Keys of `METRICS`, with the presets spelled out and each once; UnknownName lists both."""
     keys: list[str] = []
     for name in names:
-        found = ALIASES.get(name, (name,))
+        found = PRESETS.get(name, (name,))
         if found[0] not in METRICS:
-            raise UnknownName("metric", name, [*METRICS, *ALIASES])
+            raise UnknownName("metric", name, [*METRICS, *PRESETS])
         keys += [key for key in found if key not in keys]
     if not keys:
         raise UsageError("--metrics must name at least one metric; `imgmetrics metrics` lists them")
@@ -53,7 +55,17 @@ def build(measures: Measures, *, protocol_is_used: bool = False) -> dict[str, Im
             f"--weights is one file, and the metrics use {' and '.join(sorted(served))}: give each its own with"
             " --set KEY.weights=PATH or --set KEY.feature_extractor_weights_path=PATH"
         )
-    return made
+    return made | (_per_prompt(made) if measures.per_prompt else {})
+
+
+def _per_prompt(made: dict[str, ImageMetric]) -> dict[str, ImageMetric]:
+    """`PerPrompt` of those that score single samples."""
+    found: dict[str, ImageMetric] = {
+        f"{key}_per_prompt": PerPrompt(m.clone()) for key, m in made.items() if isinstance(m, ScoreMetric)
+    }
+    if not found:
+        raise UsageError(f"--per-prompt: none of {', '.join(made)} scores single images")
+    return found
 
 
 def needs(keys: Sequence[str]) -> dict[str, list[str]]:
@@ -91,8 +103,8 @@ def default_network(key: str) -> str:
         return "inception"
     if "net_type" in taken:
         return f"lpips-{taken['net_type'].default}"
-    named = next((taken[name] for name in ("network", "model_name_or_path") if name in taken), None)
-    return "" if named is None else str(named.default)
+    named = (taken[name].default for name in ("network", "model_name_or_path", "model") if name in taken)
+    return next((name for name in named if isinstance(name, str)), "")
 
 
 def _one(key: str, measures: Measures, given: dict[str, Any]) -> ImageMetric:
@@ -143,7 +155,7 @@ def _given(measures: Measures) -> dict[str, dict[str, Any]]:
         name, _, argument = target.partition(".")
         if not (equals and argument):
             raise UsageError(f"--set must be KEY.ARGUMENT=VALUE, such as kid.subset_size=100, got {setting!r}")
-        keys = [key for key in ALIASES.get(name, (name,)) if key in found]
+        keys = [key for key in PRESETS.get(name, (name,)) if key in found]
         if not keys:
             raise UnknownName("--set", name, found)
         for key in keys:
@@ -157,7 +169,7 @@ def _given(measures: Measures) -> dict[str, dict[str, Any]]:
 def _typed(parameter: inspect.Parameter, text: str, setting: str) -> Any:
     """`text` as the first of the parameter's types that it can be: bool, None, int, float, str."""
     kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
-    if kinds & {"Any", "Network"}:
+    if kinds & {"Any", "Network", "Model"}:
         kinds |= {"int", "float", "str"} if "Any" in kinds else {"str"}
     readers: dict[str, Callable[[str], Any]] = {
         "bool": lambda text: _TRUTH[text.lower()],

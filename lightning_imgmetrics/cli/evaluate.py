@@ -90,6 +90,8 @@ def evaluate(request: Request, front: Front) -> Outcome:
 def prepare(request: Request, front: Front) -> Plan:
     """Open and check everything before the first image is read."""
     wanted = needs(request.measures.metrics)
+    if request.measures.per_prompt:
+        wanted.setdefault("prompts", []).append("--per-prompt")
     statistics = request.reference is not None and is_statistics(request.reference, request)
     _refuse_incomplete(request, wanted, statistics=statistics)
     if request.reference is not None and "real" not in wanted:

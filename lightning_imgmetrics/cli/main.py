@@ -35,6 +35,7 @@ def evaluate(
     settings: o.Settings = None,
     prompts: o.Prompts = None,
     target: o.Target = None,
+    per_prompt: o.PerPrompt = False,
     labels: o.Labels = None,
     reference_labels: o.ReferenceLabels = None,
     limit: o.Limit = None,
@@ -68,7 +69,16 @@ def evaluate(
 
     request = Request(
         measures=_measures(
-            metrics, network, protocol, weights, settings, dtype=dtype, compile=compile, intervals=intervals, seed=seed
+            metrics,
+            network,
+            protocol,
+            weights,
+            settings,
+            dtype=dtype,
+            compile=compile,
+            intervals=intervals,
+            seed=seed,
+            per_prompt=per_prompt,
         ),
         generated=generated,
         reference=reference,
@@ -90,6 +100,50 @@ def evaluate(
         neighbors=neighbors is not None,
     )
     run_evaluate(request, json=json, csv=csv, markdown=markdown, scores=scores, neighbors=neighbors, quiet=quiet)
+
+
+@app.command()
+@o.reporting_errors
+def pairs(
+    images: Annotated[str, typer.Argument(help=_REFERENCE)],
+    target: Annotated[str, typer.Argument(help="What each of IMAGES should equal, paired by name")],
+    metrics: o.Metrics = "psnr,ssim,lpips",
+    network: o.Network = None,
+    protocol: o.Protocol = None,
+    weights: o.Weights = None,
+    settings: o.Settings = None,
+    prompts: o.Prompts = None,
+    limit: o.Limit = None,
+    alpha: o.Alpha = "drop",
+    batch_size: o.BatchSize = "auto",
+    workers: o.Workers = None,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    compile: o.Compile = False,
+    max_failed: o.MaxFailed = 0,
+    json: o.Json = None,
+    csv: o.Csv = None,
+    markdown: o.Markdown = None,
+    scores: o.Scores = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Measure images against their targets, one to one: reconstruction, super-resolution, editing."""
+    from lightning_imgmetrics.cli.commands import run_evaluate
+
+    request = Request(
+        measures=_measures(metrics, network, protocol, weights, settings, dtype=dtype, compile=compile),
+        generated=images,
+        target=target,
+        prompts=prompts,
+        limit=limit,
+        alpha=alpha,
+        max_failed=max_failed,
+        batch_size=parse_batch_size(batch_size),
+        workers=workers,
+        device=device,
+    )
+    run_evaluate(request, json=json, csv=csv, markdown=markdown, scores=scores, neighbors=None, quiet=quiet)
 
 
 @app.command()

@@ -20,7 +20,7 @@ def _option(panel: str, help: str, *names: str, **kwargs: Any) -> Any:
 
 
 Metrics = Annotated[
-    str, _option(_WHAT, "Keys, comma-separated: see `imgmetrics metrics`. prdc = precision,recall,density,coverage.")
+    str, _option(_WHAT, "Keys, comma-separated: see `imgmetrics metrics`. presets: prdc, reconstruction, photometry.")
 ]
 Network = Annotated[str | None, _option(_WHAT, "Network of the metrics with an argument `network`.")]
 Protocol = Annotated[
@@ -37,6 +37,9 @@ Prompts = Annotated[
     str | None, _option(_WHAT, "Prompts of the generated images: .txt, .jsonl, .csv, or a folder of .txt files.")
 ]
 Target = Annotated[str | None, _option(_WHAT, "Images that the generated ones should equal, paired by name.")]
+PerPrompt = Annotated[
+    bool, _option(_WHAT, "Also by prompt: mean, best and worst of n, spread over seeds.", "--per-prompt")
+]
 Labels = Annotated[str | None, _option(_WHAT, "Classes: `folder`, or a prompt table with categories.")]
 ReferenceLabels = Annotated[str | None, _option(_WHAT, "Classes of the reference, as --labels.")]
 Limit = Annotated[int | None, _option(_WHAT, "Only the first N generated images.")]

@@ -7,8 +7,6 @@ from typing import Any
 
 from lightning_imgmetrics.errors import ImgMetricsError
 
-ALIASES = {"prdc": ("precision", "recall", "density", "coverage"), "is": ("inception_score",)}
-
 
 class UsageError(ImgMetricsError, ValueError):
     """The command contradicts itself or lacks something."""
@@ -18,7 +16,8 @@ class UsageError(ImgMetricsError, ValueError):
 class Measures:
     """What is measured and how: all that is needed to build the same metrics elsewhere. Plain JSON.
 
-    `settings` are "key.argument=value"; `class_names` are those of the labels, once the images are known.
+    `settings` are "key.argument=value"; `class_names` are those of the labels, once the images are known; `per_prompt`
+    asks for statistics over the samples of one prompt.
     """
 
     metrics: tuple[str, ...]
@@ -31,6 +30,7 @@ class Measures:
     dtype: str = "float32"
     compiled: bool = False
     class_names: tuple[str, ...] | None = None
+    per_prompt: bool = False
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Measures:

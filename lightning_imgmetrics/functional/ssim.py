@@ -231,10 +231,8 @@ def _smallest(scale: _Scale, sizes: Sequence[float], scales: int, padded: bool) 
     if not padded:
         return [((side - 1) << halvings) + 1 for side in scale.smallest]
     sides = [side << halvings for side in scale.smallest]
-    if halvings:  # an inner part is left at the last but one
-        sides = [max(side, (2 * pad + 1) << (halvings - 1)) for side, pad in zip(sides, scale.pads)]
     # What torchmetrics asks of the last two axes, with the sizes of the first two.
-    asked = [max(2**scales, int(size) * max(1, halvings) ** 2) for size in sizes[:2]]
+    asked = [int(size) * max(1, halvings) ** 2 for size in sizes[:2]]
     return [*sides[:-2], *map(max, sides[-2:], asked)]
 
 

@@ -39,7 +39,6 @@ def _information(preds: Tensor, target: Tensor, noise: float) -> Tensor:
     """Information kept and available, (2, m), of planes (m, 1, h, w); bits but for a factor."""
     total = preds.new_zeros(2, len(preds))
     x = torch.stack([preds, target])
-    x = x - x.mean((-2, -1), keepdim=True)  # only deviations count, and a flat image has none to the last bit
     for size in SIZES:
         taps = gaussian(size, size / 5)
         if size != SIZES[0]:
@@ -49,7 +48,7 @@ def _information(preds: Tensor, target: Tensor, noise: float) -> Tensor:
         var_x = (square_x - mean_x.square()).clamp(min=0)
         var_y = (square_y - mean_y.square()).clamp(min=0)
         cov = (product - mean_x * mean_y).clamp(min=0)
-        gain = (cov / (var_y + EPS)).masked_fill(var_x < EPS, 0)
+        gain = cov / (var_y + EPS)
         rest = (var_x - gain * cov).clamp(min=EPS)
         var_y = var_y.masked_fill(var_y < EPS, 0)
         ratios = torch.stack([gain.square() * var_y / (rest + noise), var_y / noise])

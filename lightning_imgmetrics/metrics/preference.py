@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.alignment import CosineMetric, Model
-from lightning_imgmetrics.models.weights import ModelCard
+from torch import Tensor
 
-_PICKSCORE = "yuvalkirstain/PickScore_v1"
-_VIT_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # configuration, tokenizer and image processor of several scorers
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.metrics.alignment import CosineMetric, Model, ScorerMetric
+from lightning_imgmetrics.models.imagereward import TOKENIZER, ImageRewardExtractor
+from lightning_imgmetrics.models.preference import HPSV2, PICKSCORE, VIT_H
 
 
 class PickScore(CosineMetric):
@@ -23,9 +25,9 @@ class PickScore(CosineMetric):
 
     name: ClassVar[str] = "pickscore"
 
-    def __init__(self, model: Model = _PICKSCORE, *, processor: str | None = None, **kwargs: Any):
-        if processor is None and model == _PICKSCORE:
-            processor = _VIT_H
+    def __init__(self, model: Model = PICKSCORE, *, processor: str | None = None, **kwargs: Any):
+        if processor is None and model == PICKSCORE:
+            processor = VIT_H
         super().__init__(model, formula="logit", processor=processor, **kwargs)
 
 
@@ -39,10 +41,6 @@ class HPSv2(CosineMetric):
     """
 
     name: ClassVar[str] = "hpsv2"
-    versions: ClassVar[dict[str, ModelCard]] = {
-        version: ModelCard.on_hub(f"HPS_{version}", "xswu/HPSv2", f"HPS_{file}_compressed.pt", license="Apache-2.0")
-        for version, file in (("v2.0", "v2"), ("v2.1", "v2.1"))
-    }
 
     def __init__(
         self,
@@ -51,17 +49,43 @@ class HPSv2(CosineMetric):
         scale: int = 1,
         antialias: bool = True,
         weights: str | None = None,
-        model: str = _VIT_H,
+        model: str = VIT_H,
         **kwargs: Any,
     ):
-        if version not in self.versions:
-            raise UnknownName("version", version, self.versions)
+        if version not in HPSV2:
+            raise UnknownName("version", version, HPSV2)
         if scale not in (1, 100):
             raise ValueError(f"`scale` must be 1 or 100, got {scale!r}")
         resize = "float-bicubic-antialias" if antialias else "float-bicubic"
         formula = "plain" if scale == 1 else "cosine"
-        super().__init__(model, formula=formula, resize=resize, weights=weights or self.versions[version], **kwargs)
+        super().__init__(model, formula=formula, resize=resize, weights=weights or HPSV2[version], **kwargs)
         self.version = version
 
     def parameters_of_value(self) -> dict[str, object]:
         return {"variant": self.version, **super().parameters_of_value()}
+
+
+class ImageReward(ScorerMetric):
+    """The reward that BLIP, trained on experts' rankings of generated images, gives an image for its prompt.
+
+    About N(0, 1) over the images it was trained on, unbounded, higher is better; prompts are read up to 35 tokens.
+    `weights`: a file in place of the published `ImageReward.pt`; `tokenizer`: the folder or hub id of BERT's uncased
+    tokenizer; `dtype`: "float32" or "bfloat16". `ranks` orders the images of one prompt. Source: Xu et al. 2023.
+    """
+
+    name: ClassVar[str] = "imagereward"
+    layers = ("tokens",)
+
+    def __init__(
+        self, *, weights: str | None = None, tokenizer: str = TOKENIZER, dtype: str = "float32", **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.extractor = ImageRewardExtractor(weights, tokenizer, dtype=dtype)
+
+    def ranks(self, *, images: Images, prompt: str) -> Tensor:
+        """The rank of each of n images for one prompt, 1 the best: (n,) int64. Nothing is added to the state."""
+        self.check_inputs(1, prompts=[prompt])
+        batches = self.accept(images)
+        with full_precision(self.device):
+            rewards, _ = self.judge(self.extract(batches), [prompt] * sum(map(len, batches)))
+        return rewards.argsort(descending=True, stable=True).argsort() + 1

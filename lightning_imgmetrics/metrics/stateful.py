@@ -39,6 +39,7 @@ class Summary:
     details: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, object] = field(default_factory=dict)  # sample sizes that bias the value, for the signature
     estimate: float | None = None  # what the interval is centred on, where it is not the value
+    interval: tuple[float, float] | None = None  # the interval itself, where it is not Student's
     replicates: tuple[float, ...] = ()  # the value without each part of the samples, for paired comparisons
 
 
@@ -97,13 +98,16 @@ class ImageMetric(StreamMetric):
         assert summary is not None
         value, error, n = float(summary.value.double().mean()), summary.standard_error, summary.n
         centre = value if summary.estimate is None else summary.estimate
+        interval = summary.interval
+        if interval is None and error is not None:
+            interval = mean_interval(centre, error, summary.units or n)
         return Result(
             name=self.name,
             value=value,
             n=n,
             unit=self.unit,
             higher_is_better=self.higher_is_better,
-            interval=None if error is None else mean_interval(centre, error, summary.units or n),
+            interval=interval,
             signature=str(Signature.of(**self.signature().fields, **summary.counts)),
             details={**({} if error is None else {"standard_error": error}), **summary.details},
             replicates=summary.replicates,

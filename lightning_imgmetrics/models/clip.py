@@ -90,7 +90,10 @@ class ClipExtractor(PretrainedExtractor):
     def prefetch(self) -> Path:
         if callable(self.model):
             return Extractor.prefetch(self)
-        return super().prefetch() if self.weights is None else find_weights(self.card, self._path)
+        if self.weights is None:
+            return super().prefetch()
+        self.load()  # configuration, tokenizer and image processor, too
+        return find_weights(self.card, self._path)
 
     @property
     def _path(self) -> str | None:

@@ -31,6 +31,11 @@ MODELS: dict[str, Callable[..., Extractor]] = {
     "clip-vit-large-patch14": partial(_made, "clip.ClipExtractor", model="openai/clip-vit-large-patch14"),
     "clip-vit-large-patch14-336": partial(_made, "clip.ClipExtractor", model="openai/clip-vit-large-patch14-336"),
     "dinov2-large": partial(_made, "dinov2.Dinov2Extractor", model="facebook/dinov2-large"),
+    "siglip-so400m-patch14-384": partial(_made, "clip.ClipExtractor", model="google/siglip-so400m-patch14-384"),
+    "bioclip-2": partial(_made, "clip.ClipExtractor", model="imageomics/bioclip-2"),
+    "pickscore": partial(_made, "preference.pickscore"),
+    "hpsv2-v2.0": partial(_made, "preference.hpsv2", version="v2.0"),
+    "hpsv2-v2.1": partial(_made, "preference.hpsv2", version="v2.1"),
     "digits-clip": partial(_made, "clip.ClipExtractor", model="digits-clip"),
 }
 
