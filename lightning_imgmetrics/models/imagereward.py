@@ -65,8 +65,8 @@ class ImageRewardExtractor(FileNetwork, Scorer):
     """Layer "tokens": the image tokens (n, 1 + patches, d), which the text tower reads together with a prompt.
 
     `weights`: a file in the layout of `ImageReward.pt`; sizes are read off its tensors. `tokenizer`: the folder or hub
-    id of BERT's uncased tokenizer. Images are quantized to 8 bits, resized as PIL does (short side, bicubic) and cropped to
-    the middle square. Texts are read up to 35 tokens, and what looks like a special token in them as letters.
+    id of BERT's uncased tokenizer. Images are quantized to 8 bits, resized as by PIL (short side, bicubic), and cropped
+    to the middle square. Texts are read up to 35 tokens, and what looks like a special token in them as letters.
     `dtype` is that of the towers; the head runs in float32. Source: Xu et al. 2023.
     """
 

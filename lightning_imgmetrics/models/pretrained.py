@@ -21,7 +21,13 @@ from lightning_imgmetrics.models.network import require_fit
 from lightning_imgmetrics.models.weights import ModelCard, offline, sha256
 
 _EMBEDDED = {"digits-clip": Path(__file__).parent / "digits_clip"}
-_LICENSES = {"digits-clip": "Apache-2.0", "openai/clip-": "MIT", "facebook/dinov2-": "Apache-2.0"}  # by prefix
+_LICENSES = {  # by prefix; empty where the publisher states none
+    "digits-clip": "Apache-2.0",
+    "openai/clip-": "MIT",
+    "facebook/dinov2-": "Apache-2.0",
+    "google/siglip": "Apache-2.0",
+    "imageomics/bioclip-2": "MIT",
+}
 
 
 @dataclass(frozen=True)

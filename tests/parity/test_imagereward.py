@@ -27,8 +27,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).double()[:, None, None]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "green", "cat", "dog", "house", "by", "the"]
 VOCABULARY += ["lake", "[", "]", "sep"]
 PROMPTS = ["a red cat", "the dog by the lake", "a house", "green"]
-LONG = " ".join(["a red cat by the green house"] * 300)[: 2000 * 6]
-EVAL_KEYS = {"missing": "blip.text_encoder.encoder.layer.1.crossattention.self.key.bias", "extra": "blip.itm_head.bias"}
+LONG = " ".join((["a", "red", "cat", "by", "the", "green", "house"] * 300)[:2000])
 
 
 def shapes(
@@ -320,7 +319,7 @@ def test_bfloat16_is_declared_and_close(weights: str, tokenizer: str) -> None:
     for metric in (exact, fast):
         metric.update(images=images, prompts=PROMPTS, ids=range(4))
     difference = (scores(exact) - scores(fast)).abs()
-    assert 0 < difference.max() < 0.1
+    assert 0 < difference.max() < 0.2 * scores(exact).std()
     assert "bfloat16" in str(fast.signature())
     assert "bfloat16" not in str(exact.signature())
     assert {"metric": "imagereward", "network": "ImageReward-v1.0"}.items() <= exact.signature().fields.items()
