@@ -4,9 +4,10 @@
 
 A small UNet learns 1348 digits of scikit-learn (8x8 pixels) on the CPU, in about a minute. At growing intervals
 `ImageMetricsCallback` samples 500 captioned digits from the moving average of the weights, compares them with 449
-held-out digits, and logs `val/fd_digits_clip`, `val/clip_score` and `val/lpips_diversity`. The folder of the run holds
-`metrics.csv`, events for TensorBoard, the checkpoint with the best distance, and a picture of the samples at each
-evaluation. The table at the end sets all evaluations beside real digits.
+held-out digits, and logs `val/fd_digits_clip`, `val/clip_score`, `val/lpips_diversity` and, in the way of a preference
+model, `val/pickscore_per_prompt` with the best and worst of the samples of a caption. The folder of the run holds `metrics.csv`, events for TensorBoard,
+the checkpoint with the best distance, a picture of the samples at each evaluation, and `curves.png`. The table at the
+end sets all evaluations beside real digits.
 """
 
 from __future__ import annotations
@@ -18,17 +19,28 @@ from math import tau
 from pathlib import Path
 
 import lightning as L
+import matplotlib as mpl
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_imgmetrics import CLIPScore, Every, ImageMetricsCallback, LPIPSDiversity, MetricSuite, noise
+from lightning_imgmetrics import (
+    CLIPScore,
+    Every,
+    ImageMetricsCallback,
+    LPIPSDiversity,
+    MetricSuite,
+    PerPrompt,
+    PickScore,
+    noise,
+)
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CAPTIONS = [f"a handwritten {word}" for word in WORDS]
@@ -124,8 +136,12 @@ class DigitFlow(L.LightningModule):
 
 
 def make_suite(distance: str) -> MetricSuite:
-    """Is it digits, does each fit its caption, do those of one caption differ?"""
-    return MetricSuite([distance, CLIPScore("digits-clip"), LPIPSDiversity("digits-clip")])
+    """Is it digits, does each fit its caption, do those of one caption differ, does the seed decide or the caption?
+
+    PickScore is exp(logit_scale) cos in a CLIP: with `digits-clip` for want of people's taste in digits.
+    """
+    preference = PerPrompt(PickScore("digits-clip"))
+    return MetricSuite([distance, CLIPScore("digits-clip"), LPIPSDiversity("digits-clip"), preference])
 
 
 def measure_real(train: TensorDataset, held_out: TensorDataset, distance: str) -> dict[str, float]:
@@ -140,6 +156,17 @@ def measure_real(train: TensorDataset, held_out: TensorDataset, distance: str) -
 
     some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLES]
     return values(*held_out.tensors) | {distance: values(*train[some])[distance]}
+
+
+def plot(history: Sequence[dict], suite: MetricSuite, path: Path) -> None:
+    """A curve for each metric over the optimizer steps."""
+    mpl.use("Agg")
+    figure, axes = plt.subplots(1, len(suite.named()), figsize=(12, 3), layout="constrained")
+    for (name, metric), ax in zip(suite.named().items(), axes, strict=True):
+        ax.plot([record["step"] for record in history], [record["values"][name] for record in history], marker="o")
+        ax.set(title=f"{name} ({'higher' if metric.higher_is_better else 'lower'} is better)", xlabel="step")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -194,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
     rows = {f"step {record['step']}": record["values"] for record in monitor.history} | {"real digits": real}
     if trainer.is_global_zero:
+        plot(monitor.history, monitor.suite, Path(csv.log_dir) / "curves.png")
         table = Table("", *real, title=csv.log_dir, caption=f"best: {Path(best.best_model_path).name}")
         for name, values in rows.items():
             table.add_row(name, *(f"{values[key]:.3f}" for key in real))

@@ -13,6 +13,7 @@ _HOMES = {
         "FrechetDistance",
         "FrechetInceptionDistance",
         "FrechetInceptionDistanceInfinity",
+        "ReconstructionFrechetDistance",
         "SpatialFrechetInceptionDistance",
     ),
     "metrics.conditional": ("IntraFrechetInceptionDistance",),
@@ -27,11 +28,23 @@ _HOMES = {
     "metrics.likelihood": ("FeatureLikelihoodDivergence",),
     "metrics.statistics": ("ReferenceStatistics",),
     "metrics.alignment": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
-    "metrics.preference": ("HPSv2", "PickScore"),
+    "metrics.preference": ("HPSv2", "ImageReward", "PickScore"),
+    "metrics.hpsv3": ("HPSv3",),
+    "metrics.aesthetic": ("AestheticScore",),
+    "metrics.quality": ("CLIPImageQualityAssessment",),
+    "metrics.rates": ("BlankRate", "ClassifierRate", "SafetyRate"),
+    "metrics.balance": ("AttributeBalance",),
+    "metrics.paired": ("MeanSquaredError", "PeakSignalNoiseRatio", "VisualInformationFidelity"),
+    "metrics.similarity": ("MultiScaleStructuralSimilarityIndexMeasure", "StructuralSimilarityIndexMeasure"),
+    "metrics.presets": ("PRESETS",),
     "metrics.no_reference": ("Colorfulness", "Contrast", "Exposure", "NoiseLevel", "Saturation", "Sharpness"),
     "metrics.per_prompt": ("PerPrompt",),
     "metrics.score": ("score",),
-    "metrics.reference": ("LearnedPerceptualImagePatchSimilarity", "LPIPSDiversity"),
+    "metrics.reference": (
+        "DeepImageStructureAndTextureSimilarity",
+        "LearnedPerceptualImagePatchSimilarity",
+        "LPIPSDiversity",
+    ),
     "metrics.human": ("WinRate",),
     "metrics.table": ("METRICS",),
     "suite": ("MetricSuite",),
@@ -44,12 +57,19 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METRICS",
+    "PRESETS",
+    "AestheticScore",
+    "AttributeBalance",
     "Authenticity",
     "BioCLIPScore",
+    "BlankRate",
+    "CLIPImageQualityAssessment",
     "CLIPMaximumMeanDiscrepancy",
     "CLIPScore",
+    "ClassifierRate",
     "Colorfulness",
     "Contrast",
+    "DeepImageStructureAndTextureSimilarity",
     "DensityCoverage",
     "Every",
     "Exposure",
@@ -58,29 +78,38 @@ __all__ = [
     "FrechetInceptionDistance",
     "FrechetInceptionDistanceInfinity",
     "HPSv2",
+    "HPSv3",
     "ImageMetricsCallback",
+    "ImageReward",
     "ImageSampler",
     "InceptionScore",
     "IntraFrechetInceptionDistance",
     "KernelInceptionDistance",
     "LPIPSDiversity",
     "LearnedPerceptualImagePatchSimilarity",
+    "MeanSquaredError",
     "MemorizationInformedFrechetInceptionDistance",
     "MetricSuite",
+    "MultiScaleStructuralSimilarityIndexMeasure",
     "NoiseLevel",
     "PairedImages",
     "PairedSampler",
+    "PeakSignalNoiseRatio",
     "PerPrompt",
     "PickScore",
     "PrecisionRecall",
+    "ReconstructionFrechetDistance",
     "ReferenceStatistics",
     "Result",
+    "SafetyRate",
     "Saturation",
     "Sharpness",
     "SigLIPScore",
     "Signature",
     "SpatialFrechetInceptionDistance",
+    "StructuralSimilarityIndexMeasure",
     "VendiScore",
+    "VisualInformationFidelity",
     "WinRate",
     "clip_score",
     "noise",
@@ -91,15 +120,19 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
     from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
+    from lightning_imgmetrics.metrics.aesthetic import AestheticScore
     from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
+    from lightning_imgmetrics.metrics.balance import AttributeBalance
     from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
     from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
     from lightning_imgmetrics.metrics.frechet import (
         FrechetDistance,
         FrechetInceptionDistance,
         FrechetInceptionDistanceInfinity,
+        ReconstructionFrechetDistance,
         SpatialFrechetInceptionDistance,
     )
+    from lightning_imgmetrics.metrics.hpsv3 import HPSv3
     from lightning_imgmetrics.metrics.human import WinRate
     from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
     from lightning_imgmetrics.metrics.likelihood import FeatureLikelihoodDivergence
@@ -117,10 +150,22 @@ if TYPE_CHECKING:
         Saturation,
         Sharpness,
     )
+    from lightning_imgmetrics.metrics.paired import MeanSquaredError, PeakSignalNoiseRatio, VisualInformationFidelity
     from lightning_imgmetrics.metrics.per_prompt import PerPrompt
-    from lightning_imgmetrics.metrics.preference import HPSv2, PickScore
-    from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+    from lightning_imgmetrics.metrics.preference import HPSv2, ImageReward, PickScore
+    from lightning_imgmetrics.metrics.presets import PRESETS
+    from lightning_imgmetrics.metrics.quality import CLIPImageQualityAssessment
+    from lightning_imgmetrics.metrics.rates import BlankRate, ClassifierRate, SafetyRate
+    from lightning_imgmetrics.metrics.reference import (
+        DeepImageStructureAndTextureSimilarity,
+        LearnedPerceptualImagePatchSimilarity,
+        LPIPSDiversity,
+    )
     from lightning_imgmetrics.metrics.score import score
+    from lightning_imgmetrics.metrics.similarity import (
+        MultiScaleStructuralSimilarityIndexMeasure,
+        StructuralSimilarityIndexMeasure,
+    )
     from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
     from lightning_imgmetrics.metrics.table import METRICS
     from lightning_imgmetrics.result import Result, Signature

@@ -21,10 +21,29 @@ def test_train_digits(tmp_path: Path) -> None:
     with table.open() as file:
         logged = [row for row in csv.DictReader(file) if row["val/fd_digits_clip"]]
     assert [f"step {row['step']}" for row in logged] == [*rows][:-1]
-    for key in ("fd_digits_clip", "clip_score", "lpips_diversity"):
+    for key in ("fd_digits_clip", "clip_score", "lpips_diversity", "pickscore_per_prompt"):
         assert [float(row[f"val/{key}"]) for row in logged] == [values[key] for values in [*rows.values()][:-1]]
-    assert len(list(tmp_path.rglob("*.png"))) == len(logged)
+    of_prompts = [
+        [float(row[f"val/pickscore_per_prompt{x}"]) for x in ("_worst_of_n", "", "_best_of_n")] for row in logged
+    ]
+    assert all(worst < mean < best for worst, mean, best in of_prompts)
+    assert len(list(tmp_path.rglob("samples/**/*.png"))) == len(logged)
+    assert len(list(tmp_path.rglob("curves.png"))) == 1
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
+
+
+def test_train_autoencoder(tmp_path: Path) -> None:
+    """Reconstructions get better by every measure; a shift that people hardly see ruins PSNR more than LPIPS."""
+    main = runpy.run_path(str(EXAMPLE.parent / "train_autoencoder.py"))["main"]
+    rows = main(["--steps", "120", "--out", str(tmp_path)])
+    first, last, shifted = rows["step 0"], rows["step 120"], rows["shifted by a pixel"]
+    assert all(last[key] > first[key] for key in ("psnr", "ssim"))
+    assert all(last[key] < first[key] for key in ("lpips", "rfd"))
+    assert shifted["psnr"] < last["psnr"]
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        logged = [float(row["val/rfd"]) for row in csv.DictReader(file) if row["val/rfd"]]
+    assert logged == [values["rfd"] for values in [*rows.values()][:-1]]
+    assert len(list(tmp_path.rglob("curves.png"))) == 1
 
 
 def test_custom_extractor() -> None:

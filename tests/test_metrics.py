@@ -6,6 +6,7 @@ import functools
 import json
 import pickle
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,14 +17,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from classifier_parts import save_classifier
 from conftest import TinyNet, random_images
 from torch import Tensor, nn
 
 import lightning_imgmetrics
 from lightning_imgmetrics import (
     METRICS,
+    AestheticScore,
+    AttributeBalance,
     Authenticity,
     BioCLIPScore,
+    ClassifierRate,
     CLIPMaximumMeanDiscrepancy,
     CLIPScore,
     DensityCoverage,
@@ -42,7 +47,9 @@ from lightning_imgmetrics import (
     PerPrompt,
     PickScore,
     PrecisionRecall,
+    ReconstructionFrechetDistance,
     Result,
+    SafetyRate,
     SigLIPScore,
     SpatialFrechetInceptionDistance,
     VendiScore,
@@ -61,6 +68,7 @@ from lightning_imgmetrics.errors import (
 from lightning_imgmetrics.functional.intervals import jackknife
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.models.base import PixelExtractor
+from lightning_imgmetrics.models.classifier import ClassifierExtractor
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.custom import CustomExtractor
 from lightning_imgmetrics.result import Signature
@@ -127,6 +135,33 @@ def one_set(rows: Iterable[int]) -> tuple[Any, ...]:
     return (images(rows, 0),)
 
 
+def mixed(rows: Iterable[int]) -> tuple[Any, ...]:
+    """Every third image is black."""
+    return (images(rows, 0) * torch.tensor([row % 3 > 0 for row in rows], dtype=torch.uint8)[:, None, None, None],)
+
+
+def pairs(rows: Iterable[int]) -> tuple[Any, ...]:
+    return images(rows, 0), images(rows, 1)
+
+
+def large_pairs(rows: Iterable[int]) -> tuple[Any, ...]:
+    """VIF needs sides of 41 pixels."""
+    return tuple(x.repeat(1, 1, 3, 3) for x in pairs(rows))
+
+
+@functools.cache
+def head() -> str:
+    """The head of an aesthetic predictor in the layout of LAION's first."""
+    path = Path(tempfile.mkdtemp()) / "head.pth"
+    torch.save({"weight": torch.linspace(-1, 1, 32)[None], "bias": torch.tensor([5.0])}, path)
+    return str(path)
+
+
+@functools.cache
+def classifier() -> str:
+    return save_classifier(Path(tempfile.mkdtemp()), ["normal", "nsfw"])
+
+
 def prompted(rows: range) -> dict[str, Any]:
     return {"images": images(rows, 0), "prompts": words(rows)}
 
@@ -178,6 +213,18 @@ CASES: dict[str, Case] = {
         lambda **kw: LearnedPerceptualImagePatchSimilarity(Maps(), **kw),
         lambda rows: (images(rows, 0), images(rows, 1)),
     ),
+    "aesthetic": (lambda **kw: AestheticScore("v1", model="digits-clip", head=head(), **kw), one_set),
+    "clip_iqa": (lambda **kw: METRICS["clip_iqa"]("digits-clip", prompts=(("a one", "a two"),), **kw), one_set),
+    "blank_rate": (METRICS["blank_rate"], mixed),
+    "safety_rate": (lambda **kw: SafetyRate(classifier(), "nsfw", **kw), mixed),
+    "artifact_rate": (lambda **kw: ClassifierRate(classifier(), "nsfw", **kw), mixed),
+    "attribute_balance": (lambda **kw: AttributeBalance(["one", "two", "six"], model="digits-clip", **kw), prompted),
+    "mse": (METRICS["mse"], pairs),
+    "psnr": (METRICS["psnr"], pairs),
+    "ssim": (METRICS["ssim"], pairs),
+    "ms_ssim": (lambda **kw: METRICS["ms_ssim"](kernel_size=3, sigma=0.5, betas=(0.4, 0.6), **kw), pairs),
+    "vif": (METRICS["vif"], large_pairs),
+    "rfid": (lambda **kw: ReconstructionFrechetDistance(Counting(), **kw), pairs),
     "lpips_diversity": (
         lambda **kw: LPIPSDiversity(Maps(), image_size=16, **kw),
         lambda rows: (images(rows, 0), words(rows)),
@@ -265,7 +312,8 @@ def close(left: Any, right: Any) -> None:
 
 
 def test_every_key_of_the_table_is_tested() -> None:
-    untested = {"fd_clip", "clip_fid", "fd_dinov2"}  # as fd_digits_clip, with weights that must be downloaded
+    # as fd_digits_clip with weights that must be downloaded; with tests of their own, on checkpoints of their layout
+    untested = {"fd_clip", "clip_fid", "fd_dinov2", "dists", "imagereward", "hpsv3"}
     assert set(METRICS) - untested == {key for key in CASES if "(" not in key}
 
 
@@ -328,7 +376,7 @@ def test_reset(key: str) -> None:
 def test_forward_is_update_and_compute(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = make(key)
     passes = []
-    for extractor in (ClipExtractor, CustomExtractor):
+    for extractor in (ClassifierExtractor, ClipExtractor, CustomExtractor):
         run = extractor.run
         monkeypatch.setattr(extractor, "run", lambda *args, run=run: passes.append(1) or run(*args))
     before = Counting.calls + Maps.calls
@@ -337,7 +385,7 @@ def test_forward_is_update_and_compute(key: str, monkeypatch: pytest.MonkeyPatch
     assert Counting.calls + Maps.calls - before in (0, 1)
     close(step, feed(make(key), key, range(6)).compute())
     rest = put(metric, arguments(key, range(6, N)))
-    if key not in TWO_SETS + ONE_SET:  # theirs is the value so far: a batch has no covariance worth the name
+    if key not in (*TWO_SETS, *ONE_SET, "rfid"):  # theirs is the value so far: a batch has no covariance worth the name
         close(rest, feed(make(key), key, range(6, N)).compute())
     close(metric.compute(), value(key))
 
@@ -504,8 +552,22 @@ def test_results_cite_what_was_measured(key: str) -> None:
     json.loads(result.to_json(), parse_constant=pytest.fail)  # NaN is not JSON
 
 
-METRICS_NAME = {"fd_digits_clip": "frechet_distance", "pickscore (per prompt)": "pickscore_per_prompt"}
-COUNTS = ("precision", "recall", "density", "coverage", "authenticity")  # may agree on some samples and on more
+METRICS_NAME = {
+    "fd_digits_clip": "frechet_distance",
+    "artifact_rate": "classifier_rate",
+    "pickscore (per prompt)": "pickscore_per_prompt",
+}
+# They may agree on some samples and on more.
+COUNTS = ("precision", "recall", "density", "coverage", "authenticity", "blank_rate", "safety_rate", "artifact_rate")
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "authenticity",
+    "blank_rate",
+    "safety_rate",
+    "artifact_rate",
+)  # may agree on some samples and on more
 DRAWN = ("fid_infinity", "kid", "kid (bounded)", "inception_score", "fld")  # parts are drawn by id
 
 

@@ -209,13 +209,21 @@ class ImageMetricsCallback(Callback):
         if trainer.state.fn != "validate":  # which sends the logged values to the loggers itself
             figures |= values
         figures["sampled_images_per_second"] = self.num_samples / max(seconds["sampling"], 1e-9)
-        figures |= self._guarded()
+        figures |= self._guarded() | self._details(results)
         scalars = {f"{self.prefix}/{name}": value for name, value in figures.items()}
         scalars["epoch"] = float(trainer.current_epoch)
         named = {f"{self.prefix}/{name}": result for name, result in results.items()}
         for writer in self._writers:
             writer.write(step, scalars, named, f"{self.prefix}/samples", panel)
         return results
+
+    def _details(self, results: Mapping[str, Result]) -> dict[str, float]:
+        return {
+            f"{name}_{key}": result.details[key]
+            for name, result in results.items()
+            for key in self.suite[name].logged
+            if key in result.details
+        }
 
     def _guarded(self) -> dict[str, float]:
         if self.reward is None:

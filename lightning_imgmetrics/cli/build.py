@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lightning_imgmetrics.cli.request import Measures, UsageError
+from lightning_imgmetrics.cli.request import Measures, UsageError, parse_list
 from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
 from lightning_imgmetrics.metrics.base import PairwiseMetric, ScoreMetric
 from lightning_imgmetrics.metrics.distribution import inception
@@ -167,10 +167,12 @@ def _given(measures: Measures) -> dict[str, dict[str, Any]]:
 
 
 def _typed(parameter: inspect.Parameter, text: str, setting: str) -> Any:
-    """`text` as the first of the parameter's types that it can be: bool, None, int, float, str."""
+    """`text` as the first of the parameter's types that it can be: texts with commas, bool, None, int, float, str."""
     kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
-    if kinds & {"Any", "Network", "Model"}:
+    if kinds & {"Any", "Network", "Model", "Label"}:
         kinds |= {"int", "float", "str"} if "Any" in kinds else {"str"}
+    if any(kind.startswith("Sequence[") for kind in kinds) and ("," in text or "str" not in kinds):
+        return parse_list(text)
     readers: dict[str, Callable[[str], Any]] = {
         "bool": lambda text: _TRUTH[text.lower()],
         "None": lambda text: {"none": None}[text.lower()],

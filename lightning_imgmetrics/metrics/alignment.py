@@ -28,6 +28,7 @@ class PromptMetric(ScoreMetric):
     """A score of each image by its prompt; `details["truncated_fraction"]`: prompts beyond the model's context."""
 
     inputs = ("prompts",)
+    logged = ("truncated_fraction",)
     higher_is_better = True
     counters = ("texts", "truncated")
     extractor: Extractor
@@ -58,6 +59,14 @@ class PromptMetric(ScoreMetric):
     @abstractmethod
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """The scores (n,) or (n, 1 + k), and how many prompts were truncated."""
+
+    def features_aside(self, images: Images) -> Features:
+        """The features of images that are not added: neither they nor their clamped pixels are counted."""
+        clamped = float(self.clamped)
+        try:
+            return self.extract(self.accept(images))
+        finally:
+            self.clamped.fill_(clamped)
 
     def counted(self, counts: Mapping[str, float]) -> dict[str, float]:
         return {"truncated_fraction": counts["truncated"] / counts["texts"]} if counts["texts"] else {}
@@ -129,17 +138,27 @@ class CosineMetric(PromptMetric):
 
     def similarity(self, *, images: Images, prompts: Texts) -> Tensor:
         """The score of every prompt with every image: m prompts, n images -> (m, n). Nothing is added to the state."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        self.check_inputs(len(texts), prompts=texts)
-        batches = self.accept(images)
-        with full_precision(self.device):
-            image = normalize(self.extract(batches)["embed"], dim=1)
-            text = normalize(self.embed_prompts(texts)[0].to(image.device), dim=1)
-            return self.of_cosine(text @ image.mT)
+        return self.of_cosine(self._cosines(images, prompts))
 
     def probabilities(self, *, images: Images, prompt: str) -> Tensor:
-        """The chance of each image to be preferred among all of them, by the softmax of their scores: (n,)."""
-        return self.similarity(images=images, prompts=prompt)[0].softmax(0)
+        """The chance of each image to be preferred among all of them: the softmax of exp(logit_scale) cos, (n,).
+
+        As the checkpoint was trained, whatever the formula of the score.
+        """
+        if not isinstance(prompt, str):
+            raise TypeError(f"`prompt` must be one text, got {type(prompt).__name__}")
+        cosines = self._cosines(images, prompt)[0]
+        return (self.extractor.logits(cosines.device)[0] * cosines).softmax(0)
+
+    def _cosines(self, images: Images, prompts: Texts) -> Tensor:
+        texts = [prompts] if isinstance(prompts, str) else as_texts(prompts, len(prompts))
+        if not texts:
+            raise ShapeError("`prompts` must hold at least one text, got none")
+        self.check_inputs(len(texts), prompts=texts)
+        with full_precision(self.device):
+            image = normalize(self.features_aside(images)["embed"], dim=1)
+            text = normalize(self.embed_prompts(texts)[0].to(image.device), dim=1)
+            return text @ image.mT
 
     def parameters_of_value(self) -> dict[str, object]:
         return {"formula": self.formula}
@@ -173,10 +192,11 @@ class CLIPScore(CosineMetric):
         prompts: Texts | None = None,
     ) -> None:
         """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
-        if images is not None and prompts is not None:
+        placed = source is not None or target is not None
+        if not placed and images is not None and prompts is not None:
             super().update(images=images, prompts=prompts, ids=ids)
             return
-        if source is None or target is None:
+        if source is None or target is None or images is not None or prompts is not None:
             raise TypeError("CLIPScore needs `images=` and `prompts=`, or `source` and `target`")
         pair = self._embed(source, "source"), self._embed(target, "target")
         if len(pair[0]) != len(pair[1]):

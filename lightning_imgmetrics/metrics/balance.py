@@ -29,11 +29,11 @@ class AttributeBalance(ImageMetric):
     An image has the label whose text, in `template`, is nearest in the CLIP `model`; or that `classifier`, a checkpoint
     of transformers, gives it. What the classifier puts under none of `labels` is left out and told as
     `details["unlabeled_fraction"]`. Labels are a network's guess: check its errors per label before reading bias.
-    Pooled over prompts by default, for one figure at any number of samples per prompt; prompts with opposite biases
-    then cancel. `per_prompt=True` averages the divergences of the prompts: as Cho et al. 2023, Luccioni et al. 2023,
-    for many samples each, as a balanced prompt of n scores about (k - 1) / 2n. Both are in `details` ("kl_pooled",
-    "kl_per_prompt"), with "share_<label>", "skew_<label>" = log(share / target) and "largest_skew" (Geyik et al. 2019).
-    The interval is over prompts: bootstrap, or Student's of the average. >= 0, lower is better.
+    Pooled over prompts by default, one figure for any number of samples per prompt, in which prompts with opposite
+    biases cancel. `per_prompt=True` is the mean of the prompts' divergences (Cho et al. 2023 go by profession), for
+    many samples each: a balanced prompt of n scores about (k - 1) / 2n. `details` has both ("kl_pooled",
+    "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) and "largest_skew" (Geyik et al. 2019).
+    The interval is a bootstrap over prompts. >= 0, lower is better. See also Luccioni et al. 2023.
     """
 
     name: ClassVar[str] = "attribute_balance"
@@ -112,12 +112,17 @@ class AttributeBalance(ImageMetric):
         details |= {"mean_confidence": float(confidence[told].mean()), "n_prompts": float(p)}
         if self.classified:
             details["unlabeled_fraction"] = 1 - n / len(told)
-        sizes = {"n": n, "prompts": p}
-        if self.per_prompt:
-            error = float(each.std()) / p**0.5 if p > 1 and each.isfinite().all() else None
-            return Summary(each.mean(), n, error, p, details, sizes)
-        interval = balance_interval(counts, target, seed=self.seed)[1:] if p > 1 else None
-        return Summary(pooled, n, details=details, counts=sizes, interval=interval)
+        value = each.mean() if self.per_prompt else pooled
+        interval = self._interval(counts, each) if p > 1 else None
+        return Summary(value, n, details=details, counts={"n": n, "prompts": p}, interval=interval)
+
+    def _interval(self, counts: Tensor, each: Tensor) -> tuple[float, float]:
+        """By the bootstrap over prompts, of their counts or of the divergences `each` (p,)."""
+        if not self.per_prompt:
+            return balance_interval(counts, self.target, seed=self.seed)[1:]
+        summed = torch.stack([each, torch.ones_like(each)], 1)  # whose weighted sums have the mean as their ratio
+        unused = self.target.new_tensor([0.5, 0.5])
+        return balance_interval(summed, unused, lambda sums, _: sums[..., 0] / sums[..., 1], seed=self.seed)[1:]
 
     def _shares(self, counts: Tensor, target: Tensor) -> dict[str, float]:
         share = counts / counts.sum()
@@ -150,7 +155,7 @@ def _shares(target: Target | None, labels: Sequence[str]) -> Tensor:
         target = [target.get(label, 0.0) for label in labels]
     shares = torch.as_tensor(target, dtype=torch.float64)
     if shares.shape != (len(labels),):
-        raise ShapeError(f"`target` must hold one share per label, got {len(shares)} for {len(labels)} labels")
+        raise ShapeError(f"`target` must hold {len(labels)} shares, one per label, got shape {tuple(shares.shape)}")
     kl_divergence(shares, shares)  # refuses what is no distribution
     return shares / shares.sum()
 

@@ -37,12 +37,13 @@ class PerPrompt(ImageMetric):
     (a random-effects model); "n_prompts", "samples_per_prompt". The interval is that of the mean over prompts.
     """
 
+    logged = ("best_of_n", "worst_of_n", "spread")
     inputs: tuple[str, ...]  # type: ignore[misc]
 
     def __init__(self, metric: ScoreMetric, **kwargs: Any):
         if not isinstance(metric, ScoreMetric):
             raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
-        super().__init__(value_range=metric.value_range, **kwargs)
+        super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
         self._inner = (metric,)  # not a module of this one: its states are never used
         self.name = f"{metric.name}_per_prompt"  # type: ignore[misc]
         self.unit = metric.unit  # type: ignore[misc]

@@ -58,7 +58,8 @@ class HPSv2(CosineMetric):
             raise ValueError(f"`scale` must be 1 or 100, got {scale!r}")
         resize = "float-bicubic-antialias" if antialias else "float-bicubic"
         formula = "plain" if scale == 1 else "cosine"
-        super().__init__(model, formula=formula, resize=resize, weights=weights or HPSV2[version], **kwargs)
+        source = HPSV2[version] if weights is None else weights
+        super().__init__(model, formula=formula, resize=resize, weights=source, **kwargs)
         self.version = version
 
     def parameters_of_value(self) -> dict[str, object]:

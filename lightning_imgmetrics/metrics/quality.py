@@ -57,6 +57,7 @@ class CLIPImageQualityAssessment(ScoreMetric):
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
     layers = ("embed",)
+    extractor: ClipExtractor | ClipResNetExtractor
 
     def __init__(
         self,
@@ -82,14 +83,11 @@ class CLIPImageQualityAssessment(ScoreMetric):
         kwargs.setdefault("value_range", (0.0, float(data_range)))
         super().__init__(keep_scores=keep_scores or reduction == "none", **kwargs)
         if model_name_or_path == "clip_iqa":
-            given = {} if processor is None else {"processor": processor}
-            self.extractor = ClipResNetExtractor(weights=weights, dtype=dtype, **given)
+            self.extractor = ClipResNetExtractor(weights=weights, processor=processor, dtype=dtype)
         else:
             self.extractor = ClipExtractor(
                 model_name_or_path, revision, processor=processor, weights=weights, dtype=dtype
             )
-
-    extractor: ClipExtractor | ClipResNetExtractor
 
     def update(self, images: Images, ids: Ids | None = None) -> None:
         """Add images, (n, 3, h, w) uint8 or float in [0, `data_range`], or a list of mixed sizes."""
@@ -120,24 +118,28 @@ class CLIPImageQualityAssessment(ScoreMetric):
 def prompt_pairs(prompts: Prompts) -> dict[str, tuple[str, str]]:
     """name -> (positive, negative), of names and pairs; ValueError, in torchmetrics' terms, where they are neither."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
-        raise ValueError(f"Argument `prompts` must be a tuple containing strings or tuples of strings, got {prompts!r}")
+        raise _no_prompts(prompts)
     pairs: dict[str, tuple[str, str]] = {}
-    custom = 0
     for prompt in prompts:
-        if isinstance(prompt, str):
-            if prompt not in PROMPTS:
-                known = ", ".join(PROMPTS)
-                raise ValueError(f"All elements of `prompts` must be one of {known}, or pairs of texts; got {prompt!r}")
-            if prompt in pairs:
-                raise ValueError(f"`prompts` must hold {prompt!r} once")
+        if not isinstance(prompt, str):
+            pairs[f"user_defined_{sum(name not in PROMPTS for name in pairs)}"] = _pair(prompt)
+        elif prompt not in PROMPTS:
+            known = ", ".join(PROMPTS)
+            raise ValueError(f"All elements of `prompts` must be one of {known}, or pairs of texts; got {prompt!r}")
+        elif prompt in pairs:
+            raise ValueError(f"`prompts` must hold {prompt!r} once")
+        else:
             pairs[prompt] = PROMPTS[prompt]
-            continue
-        if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
-            raise ValueError(
-                f"Argument `prompts` must be a tuple containing strings or tuples of strings, got {prompt!r}"
-            )
-        if len(prompt) != 2:
-            raise ValueError(f"If a tuple is provided in argument `prompts`, it must be of length 2, got {prompt!r}")
-        pairs[f"user_defined_{custom}"] = prompt[0], prompt[1]
-        custom += 1
     return pairs
+
+
+def _pair(prompt: Sequence[str]) -> tuple[str, str]:
+    if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
+        raise _no_prompts(prompt)
+    if len(prompt) != 2:
+        raise ValueError(f"If a tuple is provided in argument `prompts`, it must be of length 2, got {prompt!r}")
+    return prompt[0], prompt[1]
+
+
+def _no_prompts(got: object) -> ValueError:
+    return ValueError(f"Argument `prompts` must be a tuple containing strings or tuples of strings, got {got!r}")

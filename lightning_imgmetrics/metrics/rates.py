@@ -50,8 +50,8 @@ class ClassifierRate(Rate):
     """
 
     name: ClassVar[str] = "classifier_rate"
-    columns = ("mean_probability",)
-    layers = ("probabilities",)
+    columns: tuple[str, ...] = ("mean_probability",)
+    layers: tuple[str, ...] = ("probabilities",)
 
     def __init__(
         self,

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, UnknownName
-from lightning_imgmetrics.functional.perceptual import lpips_distance, perceptual_embedding
-from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics._images import Images, as_images
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
+from lightning_imgmetrics.functional.perceptual import dists, lpips_layers, lpips_map, perceptual_embedding
+from lightning_imgmetrics.metrics.pixel import PairMetric
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.models.clip import DIGITS_CLIP, ClipExtractor
 from lightning_imgmetrics.models.custom import CustomExtractor
+from lightning_imgmetrics.models.dists_net import DistsExtractor
 from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
 from lightning_imgmetrics.states.hash import text_key
 from lightning_imgmetrics.states.tables import Groups
@@ -30,12 +31,13 @@ def perceptual_extractor(net_type: str | nn.Module, weights: str | None, image_s
     return ClipExtractor() if net_type == DIGITS_CLIP else LpipsExtractor(net_type, weights, image_size)
 
 
-class LearnedPerceptualImagePatchSimilarity(ScoreMetric):
+class LearnedPerceptualImagePatchSimilarity(PairMetric):
     """LPIPS v0.1 of image pairs, as the `lpips` package computes it; drop-in for torchmetrics.
 
     `net_type`: "alex", "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a sequence of (n, c, h, w)
     feature maps, or "digits-clip", all channels then weighing alike. Float images lie in [-1, 1], or in [0, 1] with
     `normalize=True`; uint8 is read as 0..255. `reduction`: "mean", "sum", or "none" for one value per pair.
+    `per_layer`: the mean of each layer's part goes to the details, "layer0" being the finest; they add up to the value.
     Each >= 0, lower is better. Source: Zhang et al. 2018.
     """
 
@@ -43,7 +45,6 @@ class LearnedPerceptualImagePatchSimilarity(ScoreMetric):
     higher_is_better = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-    inputs = ("target",)
     layers = ("maps",)
 
     def __init__(
@@ -52,48 +53,70 @@ class LearnedPerceptualImagePatchSimilarity(ScoreMetric):
         reduction: str | None = "mean",
         normalize: bool = False,
         *,
+        per_layer: bool = False,
         weights: str | None = None,
-        keep_scores: bool = True,
         **kwargs: Any,
     ):
-        if reduction not in ("mean", "sum", "none", None):
-            raise UnknownName("reduction", reduction, ("mean", "sum", "none", None))
         if not isinstance(normalize, bool):
             raise ValueError(f"Argument `normalize` should be an bool but got {normalize}")
-        kwargs.setdefault("value_range", (0.0, 1.0) if normalize else (-1.0, 1.0))
-        self.reduction = reduction
-        super().__init__(keep_scores=keep_scores or reduction in ("none", None), **kwargs)
-        self.extractor = perceptual_extractor(net_type, weights, None)
+        extractor = perceptual_extractor(net_type, weights, None)
+        if per_layer:
+            if not isinstance(extractor, LpipsExtractor):
+                raise ValueError(f"`per_layer` needs `net_type` 'alex', 'vgg' or 'squeeze', got {net_type!r}")
+            self.columns = tuple(f"layer{i}" for i in range(extractor.depth))
+        super().__init__(reduction, **{"value_range": (0.0, 1.0) if normalize else (-1.0, 1.0), **kwargs})
+        self.extractor = extractor
 
-    def update(self, img1: Images, img2: Images, ids: Ids | None = None) -> None:
+    def update(self, img1: Images, img2: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
         """Add pairs of images, each side (n, 3, h, w) or a list of (3, h, w); the two of a pair have one size."""
-        pairs = self.accept(img1, "img1"), self.accept(img2, "img2")
-        shapes = [[tuple(x.shape) for batch in side for x in batch] for side in pairs]
-        if shapes[0] != shapes[1]:
-            raise ShapeError(f"`img1` and `img2` must hold images of the same sizes, got {shapes[0]} and {shapes[1]}")
-        if len(pairs[0]) > 1 or len(pairs[1]) > 1:  # images of several sizes go through pair by pair
-            pairs = [x[None] for batch in pairs[0] for x in batch], [x[None] for batch in pairs[1] for x in batch]
-        self.add_scores(torch.cat([_distances(self.extract([a, b])) for a, b in zip(*pairs, strict=True)]), ids)
+        self.add_pairs(ids, img1=img1, img2=img2)
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
-        return _distances(features)
+        parts = torch.stack([layer.mean((1, 2, 3)) for layer in _layers(features)], 1)
+        total = parts.sum(1, keepdim=True)
+        return torch.cat([total, parts], 1) if self.columns else total
 
-    def summarize(self) -> Summary:
-        summary = super().summarize()
-        if self.reduction == "sum":
-            return Summary(summary.value * summary.n, summary.n, details=summary.details)
-        if self.reduction in ("none", None):
-            return replace(summary, value=self.read("score")[:, 1])
-        return summary
+    def maps(self, img1: Images, img2: Images) -> Tensor:
+        """Where the images of each pair differ, (n, 1, h, w); adds nothing to the state. All images have one size."""
+        sides = [
+            as_images(images, name=name, value_range=self.value_range)[0]
+            for name, images in (("img1", img1), ("img2", img2))
+        ]
+        if sum(map(len, sides[0])) != sum(map(len, sides[1])):
+            raise ShapeError(f"`img2` must hold one entry per image, got {sum(map(len, sides[1]))}")
+        with full_precision(self.device):
+            size = sides[0][0].shape[2:]
+            return lpips_map(_layers(self.extract([*sides[0], *sides[1]])), (size[0], size[1]))
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {"reduction": self.reduction}
+
+def _layers(features: Features) -> list[Tensor]:
+    """Maps of images and then as many others -> how far each pair is apart at each layer and position."""
+    halves = [x.chunk(2) for x in features["maps"]]
+    return lpips_layers([x for x, _ in halves], [y for _, y in halves], features.get("heads"))
 
 
-def _distances(features: Features) -> Tensor:
-    """Maps of images and then as many targets -> (n,)."""
-    embedding = perceptual_embedding(features["maps"], features.get("heads"))
-    return lpips_distance(*embedding.chunk(2))
+class DeepImageStructureAndTextureSimilarity(PairMetric):
+    """DISTS of image pairs: tolerant of textures that are resampled, strict about structure; drop-in for torchmetrics.
+
+    Float images lie in [0, 1]; any size, not resized (the paper's code first resizes the short side to 256).
+    `weights`: a file in place of torchvision's VGG-16. `reduction`: "mean" or "sum". In [0, 2], in practice below 1,
+    0 for equal images, lower is better. Source: Ding et al. 2020.
+    """
+
+    name: ClassVar[str] = "dists"
+    higher_is_better = False
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+    layers = ("maps",)
+    reductions = ("mean", "sum")
+
+    def __init__(self, reduction: str = "mean", *, weights: str | None = None, **kwargs: Any):
+        super().__init__(reduction, **kwargs)
+        self.extractor = DistsExtractor(weights)
+
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        halves = [x.chunk(2) for x in features["maps"]]
+        return dists([x for x, _ in halves], [y for _, y in halves], features["alpha"], features["beta"])
 
 
 class LPIPSDiversity(ImageMetric):

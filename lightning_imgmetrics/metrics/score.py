@@ -32,6 +32,8 @@ def score(
     mixed sizes; `prompts`: n texts, or one for all. `device`: default that of the images. `arguments` are the metric's
     own. UnknownName for a key that scores no single images; TypeError where the metric needs what is not given.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     m = metric(key, **arguments)
     if not isinstance(m, ScoreMetric):
         raise UnknownName("key", key, [k for k, kind in METRICS.items() if _scores(kind)])
@@ -47,13 +49,17 @@ def score(
     m.check_inputs(n, **({} if texts is None else {"prompts": texts}))
     m.to(sides[0][0].device if device is None else device)
     out = []
-    with full_precision(m.device):
-        for start in range(0, n, batch_size):
-            part = slice(start, start + batch_size)
-            paired = sides if "target" in m.inputs else sides[:1]
-            batches = [batch for side in paired for batch in as_images(side[part], decoded=True)[0]]
-            scores = m.scores_of(m.extract(batches), prompts=None if texts is None else texts[part])
-            out.append((scores if scores.ndim == 1 else scores[:, 0]).double().cpu())
+    try:
+        with full_precision(m.device):
+            for start in range(0, n, batch_size):
+                part = slice(start, start + batch_size)
+                paired = sides if "target" in m.inputs else sides[:1]
+                batches = [batch for side in paired for batch in as_images(side[part], decoded=True)[0]]
+                scores = m.scores_of(m.extract(batches), prompts=None if texts is None else texts[part])
+                out.append((scores if scores.ndim == 1 else scores[:, 0]).double().cpu())
+    finally:
+        for network in m.networks if m.offload else ():
+            network.offload(m.device)
     return torch.cat(out)
 
 

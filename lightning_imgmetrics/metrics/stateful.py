@@ -55,6 +55,7 @@ class ImageMetric(StreamMetric):
     is_differentiable = False
     name: ClassVar[str]
     unit: ClassVar[str] = ""
+    logged: ClassVar[tuple[str, ...]] = ()  # details that the callback logs beside the value
     inputs: ClassVar[tuple[str, ...]] = ()  # what `update_features` takes beside features and ids
     clamped: Tensor  # pixels outside the declared range
     channels: int = 3

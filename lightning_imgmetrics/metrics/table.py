@@ -8,15 +8,19 @@ from functools import partial
 from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.metrics.aesthetic import AestheticScore
 from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore
+from lightning_imgmetrics.metrics.balance import AttributeBalance
 from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
 from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
 from lightning_imgmetrics.metrics.frechet import (
     FrechetDistance,
     FrechetInceptionDistance,
     FrechetInceptionDistanceInfinity,
+    ReconstructionFrechetDistance,
     SpatialFrechetInceptionDistance,
 )
+from lightning_imgmetrics.metrics.hpsv3 import HPSv3
 from lightning_imgmetrics.metrics.human import WinRate
 from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
 from lightning_imgmetrics.metrics.likelihood import FeatureLikelihoodDivergence
@@ -34,8 +38,23 @@ from lightning_imgmetrics.metrics.no_reference import (
     Saturation,
     Sharpness,
 )
-from lightning_imgmetrics.metrics.preference import HPSv2, PickScore
-from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+from lightning_imgmetrics.metrics.paired import (
+    MeanSquaredError,
+    PeakSignalNoiseRatio,
+    VisualInformationFidelity,
+)
+from lightning_imgmetrics.metrics.preference import HPSv2, ImageReward, PickScore
+from lightning_imgmetrics.metrics.quality import CLIPImageQualityAssessment
+from lightning_imgmetrics.metrics.rates import BlankRate, ClassifierRate, SafetyRate
+from lightning_imgmetrics.metrics.reference import (
+    DeepImageStructureAndTextureSimilarity,
+    LearnedPerceptualImagePatchSimilarity,
+    LPIPSDiversity,
+)
+from lightning_imgmetrics.metrics.similarity import (
+    MultiScaleStructuralSimilarityIndexMeasure,
+    StructuralSimilarityIndexMeasure,
+)
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 
 METRICS: dict[str, Callable[..., ImageMetric]] = {
@@ -62,15 +81,30 @@ METRICS: dict[str, Callable[..., ImageMetric]] = {
     "siglip_score": SigLIPScore,
     "bioclip_score": BioCLIPScore,
     "pickscore": PickScore,
+    "imagereward": ImageReward,
     "hpsv2": HPSv2,
+    "hpsv3": HPSv3,
+    "aesthetic": AestheticScore,
+    "clip_iqa": partial(CLIPImageQualityAssessment, reduction="mean"),
+    "mse": MeanSquaredError,
+    "psnr": partial(PeakSignalNoiseRatio, dim=(1, 2, 3)),
+    "ssim": StructuralSimilarityIndexMeasure,
+    "ms_ssim": MultiScaleStructuralSimilarityIndexMeasure,
+    "vif": VisualInformationFidelity,
+    "lpips": LearnedPerceptualImagePatchSimilarity,
+    "dists": DeepImageStructureAndTextureSimilarity,
+    "rfid": ReconstructionFrechetDistance,
+    "lpips_diversity": LPIPSDiversity,
     "sharpness": Sharpness,
     "noise": NoiseLevel,
     "exposure": Exposure,
     "saturation": Saturation,
     "contrast": Contrast,
     "colorfulness": Colorfulness,
-    "lpips": LearnedPerceptualImagePatchSimilarity,
-    "lpips_diversity": LPIPSDiversity,
+    "blank_rate": BlankRate,
+    "safety_rate": SafetyRate,
+    "artifact_rate": ClassifierRate,
+    "attribute_balance": AttributeBalance,
     "win_rate": WinRate,
 }
 

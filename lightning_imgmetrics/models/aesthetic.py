@@ -97,7 +97,7 @@ class AestheticHead(FileNetwork):
 
 def _filled_head(state: Mapping[str, Tensor], source: str) -> nn.Module:
     """The layers that the keys name; WeightsMismatch unless they are those of a published layout."""
-    tensors = _layer_keys(state)
+    tensors = _layer_keys(state, source)
     places = tuple(sorted(int(key[: -len(".weight")]) for key in tensors if re.fullmatch(r"\d+\.weight", key)))
     if places not in _LAYOUTS or tensors["0.weight"].ndim != 2:
         found = ", ".join(f"{key} {tuple(x.shape)}" for key, x in list(tensors.items())[:8])
@@ -115,13 +115,15 @@ def _filled_head(state: Mapping[str, Tensor], source: str) -> nn.Module:
     return filled(nn.Sequential(layers), tensors, source)
 
 
-def _layer_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the head, named "<place>.weight" and "<place>.bias"; what is neither's keeps its name."""
+def _layer_keys(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors of the head, named "<place>.weight" and "<place>.bias"; others that are not the tower's are kept."""
     found: dict[str, Tensor] = {}
     for key, x in tensors.items():
         name = _WRAPPERS.sub("", key, count=1)
         if name.startswith(_TOWER):
             continue
         name = f"0.{name}" if name in ("weight", "bias") else _STACK.sub("", name, count=1)
-        found[key if name in found else name] = x
+        if name in found:
+            raise WeightsMismatch(f"{source} holds {name} of an aesthetic predictor twice")
+        found[name] = x
     return found

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize, unit
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import MissingWeights, UnknownName
+from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import Extractor, Features
 from lightning_imgmetrics.models.network import in_parts, remembered
-from lightning_imgmetrics.models.open_clip import CONFIG, WEIGHTS, clip_config, clip_keys, is_open_clip
+from lightning_imgmetrics.models.open_clip import CONFIG, WEIGHTS, clip_config, clip_keys, image_processor, is_open_clip
 from lightning_imgmetrics.models.pretrained import PretrainedExtractor, assembled, checkpoint_file, checkpoint_folder
 from lightning_imgmetrics.models.resize import (
     bicubic_antialias_rounded,
@@ -72,7 +72,7 @@ class ClipExtractor(PretrainedExtractor):
             return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
         if isinstance(self.weights, ModelCard):
             return self.weights
-        return super().card if self.weights is None else ModelCard(Path(self.weights).stem, self.weights)
+        return super().card if self.weights is None else ModelCard(Path(self.weights).stem, str(self.weights))
 
     @property
     def key(self) -> Hashable:
@@ -97,7 +97,7 @@ class ClipExtractor(PretrainedExtractor):
 
     @property
     def _path(self) -> str | None:
-        return self.weights if isinstance(self.weights, str) else None
+        return None if self.weights is None or isinstance(self.weights, ModelCard) else str(self.weights)
 
     def load(self) -> nn.Module:
         if callable(self.model):
@@ -106,12 +106,17 @@ class ClipExtractor(PretrainedExtractor):
         from transformers import AutoImageProcessor, AutoTokenizer
 
         config, preprocess = self.layout()
+        if not isinstance(getattr(getattr(config, "vision_config", None), "image_size", None), int):
+            kind = config.model_type
+            raise WeightsMismatch(f"{self.model!r} must be a CLIP or SigLIP of one image size, got {kind!r}")
         source = self.processor or self.model
         tokenizer = self.pretrained(AutoTokenizer, model=source)
         if preprocess is None or self.processor is not None:
             images = self.pretrained(AutoImageProcessor, model=source)
         else:
-            images = _image_processor(config.vision_config.image_size, preprocess)
+            images = image_processor(config.vision_config.image_size, preprocess)
+        if preprocess is not None:
+            config.text_config.eos_token_id = tokenizer.eos_token_id  # open_clip's files do not name it
         if self.weights is None and preprocess is None:
             return _Clip(self.pretrained_model(), tokenizer, images)
         return _Clip(self._from_file(config), tokenizer, images)
@@ -135,20 +140,19 @@ class ClipExtractor(PretrainedExtractor):
     def layout(self) -> tuple[Any, dict[str, Any] | None]:
         """The network's configuration; and that of open_clip's preprocessing, None for a checkpoint of transformers."""
         folder = checkpoint_folder(str(self.model), self.revision)
-        plain = folder is not None and (folder / "config.json").is_file()
-        if not plain and (folder is None or (folder / CONFIG).is_file()):
-            path = checkpoint_file(str(self.model), CONFIG, self.revision) if folder is None else folder / CONFIG
-            if path is not None:
-                return clip_config(path)
-        return self.config(), None
+        for name in ("config.json", CONFIG):  # in this order on the hub, too: some repositories hold both
+            path = checkpoint_file(str(self.model), name, self.revision) if folder is None else folder / name
+            if path is not None and path.is_file():
+                return (self.config(), None) if name == "config.json" else clip_config(path)
+        return self.config(), None  # which says what is missing
 
     def prepare(self, images: Tensor) -> Tensor:
         network = self.network(images.device)
         processor, images = network.image_processor, quantize(images)
         size = network.model.config.vision_config.image_size
         if self.resize == "processor":
-            pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
-            return pixels.to(images.device, torch.float32)
+            ready = processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
+            return ready["pixel_values"].to(images.device, torch.float32)
         if self.resize == "crop-bicubic":
             x = bicubic_antialias_rounded(center_square(images).float(), size) / 255
         else:
@@ -197,7 +201,8 @@ class ClipExtractor(PretrainedExtractor):
 
         with full_precision(device), self.autocast(device):
             embeddings = torch.cat(in_parts(run, len(texts), self.most))
-        return [(row, len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+        # Copies: a view that is remembered would keep the whole batch.
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
 
     def logits(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The trained factor exp(logit_scale) of a cosine, and SigLIP's bias (0 for CLIP): scalars."""
@@ -218,18 +223,12 @@ class ClipExtractor(PretrainedExtractor):
     def rules(self) -> dict[str, str]:
         if callable(self.model):
             return {"weights": self.revision or "main", "resize": self.resize}
+        others = {"config": None if self.weights is None else self.model, "processor": self.processor}
+        rules = {name: Path(x).name if Path(x).is_dir() else x for name, x in others.items() if x is not None}
         if self.weights is None:
-            return {**super().rules(), "resize": self.resize}
+            return {**super().rules(), **rules, "resize": self.resize}
         path = self.where()
-        return {"weights": sha256(path)[:8] if path else self.card.revision, "resize": self.resize}
-
-
-def _image_processor(size: int, preprocess: dict[str, Any]) -> Any:
-    """open_clip's: the short side bicubic to `size`, the middle square, mean and std."""
-    from transformers import CLIPImageProcessor
-
-    stated = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)
+        return {"weights": sha256(path)[:8] if path else self.card.revision, **rules, "resize": self.resize}
 
 
 def _as_map(hidden: Tensor) -> Tensor:

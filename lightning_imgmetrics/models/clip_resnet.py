@@ -32,6 +32,7 @@ CLIP_RN50 = ModelCard(
 )
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
+_TOKENIZER = "openai/clip-vit-base-patch16"
 _SMALLEST = 32  # pixels, the stride of the last maps
 
 
@@ -52,11 +53,11 @@ class ClipResNetExtractor(FileExtractor):
 
     Leaving out the positional embedding of its attention pooling is what makes it take any size. The graph is `piq`'s
     (extra "iqa"); `weights`: a file in open_clip's layout in place of OpenAI's tensors as timm publishes them;
-    `processor`: the checkpoint with CLIP's tokenizer. Source: Wang, Chan & Loy 2023.
+    `processor`: another checkpoint with CLIP's tokenizer. Source: Wang, Chan & Loy 2023.
     """
 
     weights: str | None = None
-    processor: str = "openai/clip-vit-base-patch16"
+    processor: str | None = None
     card = CLIP_RN50
     default_layer = "embed"
     most = 64
@@ -74,7 +75,7 @@ class ClipResNetExtractor(FileExtractor):
         network = _built(tensors, str(path))
         counters = {k: x for k, x in network.state_dict().items() if k.endswith("num_batches_tracked")}  # unused
         network = filled(network, {**counters, **tensors}, str(path))
-        return _ClipResNet(network, ClipExtractor(self.processor).pretrained(AutoTokenizer))
+        return _ClipResNet(network, ClipExtractor(self.processor or _TOKENIZER).pretrained(AutoTokenizer))
 
     def prepare(self, images: Tensor) -> Tensor:
         if min(images.shape[2:]) < _SMALLEST:

@@ -23,7 +23,7 @@ from lightning_imgmetrics.models.templates import HPSV3_INSTRUCTION, HPSV3_SUFFI
 from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, sha256
 
 QWEN2_VL = "Qwen/Qwen2-VL-7B-Instruct"
-_REWARD = "<|Reward|>"
+_IMAGE, _REWARD = "<|image_pad|>", "<|Reward|>"
 _PIXELS = 256 * FACTOR**2  # every image has this area, as near as whole tokens allow
 _POSITIONS = ("sequential", "mrope")
 _MARK = "\ue000"  # stands for a turn's text where the chat template is asked what it puts around it
@@ -64,7 +64,7 @@ class _HPSv3(nn.Module):
         """Prepared images and their chats, n each -> (n, 2): mean and logarithm of the spread."""
         device = images[0].device
         vision = self.image_processor(images=list(images), do_resize=False, return_tensors="pt")
-        image_token = self.backbone.config.image_token_id
+        image_token, reward = self.tokenizer.convert_tokens_to_ids([_IMAGE, _REWARD])
         starts = [int((turn == image_token).nonzero()) for turn in turns]
         sizes = [(image.shape[1] // FACTOR, image.shape[2] // FACTOR) for image in images]
         ids = [_with_image(*parts) for parts in zip(turns, starts, sizes, strict=True)]
@@ -72,7 +72,6 @@ class _HPSv3(nn.Module):
             _mrope(len(row), start, *size) if positions == "mrope" else torch.arange(len(row)).expand(3, -1)
             for row, start, size in zip(ids, starts, sizes, strict=True)
         ]
-        reward = self.tokenizer.convert_tokens_to_ids(_REWARD)
         hidden = self.backbone(
             input_ids=pad_sequence(ids, batch_first=True).to(device),
             attention_mask=pad_sequence([torch.ones_like(row) for row in ids], batch_first=True).to(device),
@@ -110,8 +109,8 @@ def _head(width: int) -> nn.Module:
 def hpsv3_keys(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of backbone and head, named as their modules are, from a file in either layout.
 
-    Older versions of transformers wrote `visual.*` and `model.{embed_tokens,layers,norm}.*`, newer ones `model.visual.*`
-    and `model.language_model.*`. The language head `lm_head.*` takes no part in the score.
+    Older versions of transformers wrote `visual.*` and `model.{embed_tokens,layers,norm}.*`, newer ones
+    `model.visual.*` and `model.language_model.*`. The language head `lm_head.*` takes no part in the score.
     """
     backbone, head = {}, {}
     for key, x in tensors.items():
@@ -190,10 +189,10 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
             self.pretrained(kind, model=self.processor) for kind in (AutoConfig, AutoTokenizer, AutoImageProcessor)
         ]
         config, tokenizer, image_processor = parts
-        if not isinstance(config, Qwen2VLConfig) or tokenizer.chat_template is None:
+        if not isinstance(config, Qwen2VLConfig) or _IMAGE not in (tokenizer.chat_template or ""):
             raise WeightsMismatch(
-                f"`processor` must be a Qwen2-VL whose tokenizer has a chat template, got {self.processor!r} of type"
-                f" {config.model_type!r}"
+                f"`processor` must be a Qwen2-VL whose tokenizer has a chat template with {_IMAGE}, got"
+                f" {self.processor!r} of type {config.model_type!r}"
             )
         tokenizer.add_tokens([_REWARD], special_tokens=True)
         return config, tokenizer, image_processor

@@ -25,10 +25,8 @@ from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_te
 
 TOKENIZER = "bert-base-uncased"
 _REWARD_MEAN, _REWARD_STD = 0.16717362830052426, 1.0333394966054072
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
-_LENGTH = 35  # tokens of a text, [CLS] and [SEP] included
-_HEAD_WIDTH = 64
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_LENGTH, _HEAD_WIDTH = 35, 64  # tokens of a text, [CLS] and [SEP] included; numbers of an attention head
 _MLP = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}  # what its layers return; dropout lies between, no activation
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 # What the names of a part begin with here and in the file; then what differs inside of the image tower.
@@ -134,8 +132,7 @@ class ImageRewardExtractor(FileNetwork, Scorer):
     def rules(self) -> dict[str, str]:
         path, name = self.where(), Path(self.tokenizer).name
         tokenizer = {} if name == TOKENIZER else {"tokenizer": name}
-        weights = sha256(path)[:8] if path else self.card.revision
-        return {"weights": weights, "resize": "short-side-bicubic-rounded", **tokenizer}
+        return {"weights": sha256(path)[:8] if path else "main", "resize": "short-side-bicubic-rounded", **tokenizer}
 
 
 def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any, Any]:
@@ -145,20 +142,15 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
     """
     from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
 
-    require_fit(source, missing=_AXES.keys() - shapes.keys(), unexpected=(), misshaped=())
+    _require_sizes(shapes, source)
     hidden, width = shapes[_POSITIONS][-1], shapes[_WORDS][-1]
-    unlike = [f"{key} is {tuple(shapes[key])}" for key, axes in _AXES.items() if len(shapes[key]) != axes]
-    if unlike or hidden % _HEAD_WIDTH or width % _HEAD_WIDTH:
-        odd = "; ".join(unlike) or f"widths {hidden} and {width}, which must be multiples of {_HEAD_WIDTH}"
-        raise WeightsMismatch(f"{source} does not fit BLIP's two towers: {odd}")
-    patch = shapes[_PATCHES][-1]
     vision = BlipVisionConfig(
         hidden_size=hidden,
         intermediate_size=shapes[_VISION_MLP][0],
         num_hidden_layers=_depth(shapes, "blip.visual_encoder.blocks."),
         num_attention_heads=hidden // _HEAD_WIDTH,
-        image_size=isqrt(shapes[_POSITIONS][1] - 1) * patch,
-        patch_size=patch,
+        image_size=isqrt(shapes[_POSITIONS][1] - 1) * shapes[_PATCHES][-1],
+        patch_size=shapes[_PATCHES][-1],
         hidden_act="gelu",
         layer_norm_eps=1e-6,
     )
@@ -179,6 +171,15 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
     return vision, text
 
 
+def _require_sizes(shapes: Mapping[str, Sequence[int]], source: str) -> None:
+    require_fit(source, missing=_AXES.keys() - shapes.keys(), unexpected=(), misshaped=())
+    unlike = [f"{key} is {tuple(shapes[key])}" for key, axes in _AXES.items() if len(shapes[key]) != axes]
+    widths = shapes[_POSITIONS][-1], shapes[_WORDS][-1]
+    if unlike or any(width % _HEAD_WIDTH for width in widths):
+        odd = "; ".join(unlike) or f"widths {widths}, which must be multiples of {_HEAD_WIDTH}"
+        raise WeightsMismatch(f"{source} does not fit BLIP's two towers: {odd}")
+
+
 def short_side_rounded(x: Tensor, size: int) -> Tensor:
     """PIL's bicubic of 8-bit images (n, c, h, w): the short side to `size`, then the middle square.
 
@@ -192,8 +193,7 @@ def short_side_rounded(x: Tensor, size: int) -> Tensor:
 
 
 def _rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
-    return (x + 0.5).floor().clamp(0, 255)
+    return (interpolate(x, shape, mode="bicubic", align_corners=False, antialias=True) + 0.5).floor().clamp(0, 255)
 
 
 def _mlp(width: int) -> nn.Sequential:
@@ -245,5 +245,6 @@ def _tokenizer(name: str, vocabulary: int | None = None) -> Any:
             f" into $IMGMETRICS_WEIGHTS/{name}, or pass a folder as `tokenizer`"
         ) from error
     if tokenizer.cls_token_id is None or (vocabulary is not None and len(tokenizer) > vocabulary):
-        raise WeightsMismatch(f"`tokenizer` must be BERT's with at most {vocabulary} tokens, got {name!r}")
+        limit = "" if vocabulary is None else f", with at most {vocabulary} tokens"
+        raise WeightsMismatch(f"`tokenizer` must be BERT's{limit}, got {name!r} with {len(tokenizer)}")
     return tokenizer

@@ -1,4 +1,4 @@
-"""The trunks and heads of LPIPS v0.1."""
+"""The trunks and heads of LPIPS v0.1 (v0.0 did not scale its input, and is not offered)."""
 
 from __future__ import annotations
 
@@ -52,6 +52,28 @@ class _Trunk(nn.Module):
         return maps
 
 
+def torchvision_features(name: str, card: ModelCard, weights: str | None) -> nn.Sequential:
+    """The convolutional part of torchvision's network `name`; WeightsMismatch for a file that does not fit it."""
+    import torchvision
+
+    path = find_weights(card, weights)
+    tensors = load_tensors(card, path)
+    features = {k.removeprefix("features."): v for k, v in tensors.items() if k.startswith("features.")}
+    with torch.device("meta"):
+        trunk = getattr(torchvision.models, name)(weights=None).features
+    try:
+        trunk.load_state_dict(features, assign=True)
+    except RuntimeError as error:
+        raise WeightsMismatch(f"{path} does not fit torchvision's {name}: {shorten(str(error), 400)}") from error
+    return trunk
+
+
+def require_positive(path: Path, weights: Sequence[Tensor]) -> None:
+    """WeightsMismatch unless no weight is negative: a distance would be."""
+    if not all((x >= 0).all() for x in weights):  # nor NaN
+        raise WeightsMismatch(f"{path} holds negative weights: distances would be negative")
+
+
 @dataclass(frozen=True)
 class LpipsExtractor(FileExtractor):
     """Layers "maps" (one (n, c, h, w) per layer) and "heads" (one (c,) per layer) of LPIPS v0.1 (Zhang et al. 2018).
@@ -80,23 +102,15 @@ class LpipsExtractor(FileExtractor):
         return "lpips", self.net, self.weights
 
     def load(self) -> nn.Module:
-        import torchvision
-
         name, _, _, taps = _TRUNKS[self.net]
-        path = find_weights(self.card, self.weights)
-        tensors = load_tensors(self.card, path)
-        features = {k.removeprefix("features."): v for k, v in tensors.items() if k.startswith("features.")}
-        with torch.device("meta"):
-            trunk = getattr(torchvision.models, name)(weights=None).features
-        try:
-            trunk.load_state_dict(features, assign=True)
-        except RuntimeError as error:
-            raise WeightsMismatch(f"{path} does not fit torchvision's {name}: {shorten(str(error), 400)}") from error
         spec = importlib.util.find_spec("lpips")
         if spec is None or spec.origin is None:
             raise MissingExtra("LPIPS' linear layers come with the package `lpips`: pip install lpips")
-        heads = load_tensors(self.card, Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth")
-        network = _Trunk(trunk, taps, [heads[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))])
+        path = Path(spec.origin).parent / f"weights/v0.1/{self.net}.pth"
+        tensors = load_tensors(self.card, path)
+        heads = [tensors[f"lin{i}.model.1.weight"].flatten() for i in range(len(taps))]
+        require_positive(path, heads)
+        network = _Trunk(torchvision_features(name, self.card, self.weights), taps, heads)
         return network.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -110,6 +124,11 @@ class LpipsExtractor(FileExtractor):
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         return {"maps": network(x.contiguous(memory_format=torch.channels_last)), "heads": list(network.heads)}
+
+    @property
+    def depth(self) -> int:
+        """How many layers are compared."""
+        return len(_TRUNKS[self.net][3])
 
     def dim(self, layer: str) -> int:
         if self.image_size is None:

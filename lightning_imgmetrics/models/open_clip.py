@@ -29,6 +29,12 @@ _TOP = {
     "visual.proj": "visual_projection.weight",
 }
 _TRANSPOSED = ("text_projection", "visual.proj")
+# What a configuration may say, and what holds where it says nothing.
+_MODEL: dict[str, Any] = dict.fromkeys(("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"))
+_VISION: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
+_VISION |= {"image_size": 224, "pool_type": "tok", "patch_dropout": 0.0}
+_TEXT: dict[str, Any] = {"layers": 12, "width": 512, "heads": 8, "mlp_ratio": 4.0, "pool_type": "argmax"}
+_TEXT |= {"context_length": 77, "vocab_size": 49408}
 _BLOCK = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -67,40 +73,66 @@ def clip_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def clip_config(path: Path) -> tuple[Any, dict[str, Any]]:
     """The `CLIPConfig` that an `open_clip_config.json` means, and its "preprocess_cfg" (mean, std).
 
-    WeightsMismatch for towers other than open_clip's own transformers.
+    WeightsMismatch for towers other than open_clip's own transformers, and for a file that is no configuration.
     """
     from transformers import CLIPConfig
 
-    content = json.loads(path.read_text())
-    model = content["model_cfg"]
-    vision, text = model["vision_cfg"], model["text_cfg"]
-    foreign = {"timm_model_name", "hf_model_name", "hf_tokenizer_name"} & {*vision, *text}
-    if foreign or not isinstance(vision["layers"], int):
-        raise WeightsMismatch(f"{path} must describe two plain transformers, got {sorted(foreign) or vision['layers']}")
-    common = {"projection_dim": model["embed_dim"], "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu"}
-    vocabulary = text.get("vocab_size", 49408)
+    try:
+        content = json.loads(path.read_text())
+        model = _MODEL | content["model_cfg"]
+        vision, text = _VISION | model["vision_cfg"], _TEXT | model["text_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsMismatch(f"{path} cannot be read as a configuration of open_clip: {error!r}") from error
+    _require_plain(path, model, vision, text)
+    common = {"projection_dim": model["embed_dim"], "hidden_act": "quick_gelu" if model["quick_gelu"] else "gelu"}
     config = CLIPConfig(
         projection_dim=model["embed_dim"],
         text_config={
             **common,
-            "hidden_size": text["width"],
-            "intermediate_size": 4 * text["width"],
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "max_position_embeddings": text.get("context_length", 77),
-            "vocab_size": vocabulary,
-            "bos_token_id": vocabulary - 2,
-            "eos_token_id": vocabulary - 1,
+            **_sizes(text, text["heads"]),
+            "max_position_embeddings": text["context_length"],
+            "vocab_size": text["vocab_size"],
+            "bos_token_id": text["vocab_size"] - 2,
+            "eos_token_id": text["vocab_size"] - 1,
             "pad_token_id": 0,
         },
         vision_config={
             **common,
-            "hidden_size": vision["width"],
-            "intermediate_size": int(vision["width"] * vision.get("mlp_ratio", 4.0)),
-            "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
+            **_sizes(vision, vision["width"] // vision["head_width"]),
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
         },
     )
-    return config, content.get("preprocess_cfg", {})
+    return config, content.get("preprocess_cfg") or {}
+
+
+def _sizes(tower: dict[str, Any], heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": tower["width"],
+        "intermediate_size": int(tower["width"] * tower["mlp_ratio"]),
+        "num_hidden_layers": tower["layers"],
+        "num_attention_heads": heads,
+    }
+
+
+def _require_plain(path: Path, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any]) -> None:
+    """WeightsMismatch for what may change the numbers and leave all keys and shapes as they are."""
+    foreign: dict[str, Any] = {}
+    for part, known in ((model, _MODEL), (vision, _VISION), (text, _TEXT)):
+        foreign |= {name: x for name, x in part.items() if x and name not in known}
+        foreign |= {name: x for name, x in part.items() if name == "pool_type" and x != known[name]}
+        foreign |= {name: part[name] for name in ("layers", "image_size") if not isinstance(part.get(name, 0), int)}
+    if foreign or not isinstance(model["embed_dim"], int):
+        raise WeightsMismatch(f"{path} must describe two plain transformers, got {foreign or 'no embed_dim'}")
+
+
+def image_processor(size: int, preprocess: dict[str, Any]) -> Any:
+    """open_clip's: the short side bicubic to `size`, the middle square, mean and std; WeightsMismatch for another."""
+    from transformers import CLIPImageProcessor
+
+    usual = {"resize_mode": "shortest", "interpolation": "bicubic", "mode": "RGB", "size": size}
+    given = {name: x for name, x in preprocess.items() if name in usual and x not in (usual[name], [size, size])}
+    if given:
+        raise WeightsMismatch(f"open_clip's preprocessing must be {usual}, got {given}")
+    stated = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)

@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -149,12 +150,14 @@ def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
+    named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(x, Tensor) for k, x in content.items())
+    if not named:
         raise WeightsMismatch(f"{path} must hold the tensors of {card.name} by name, got {type(content).__name__}")
     if all(key.startswith("module.") for key in content):
         content = {key.removeprefix("module."): x for key, x in content.items()}

@@ -91,7 +91,7 @@ def test_200_to_1_is_read() -> None:
 
 
 def by_pillow(image: Tensor) -> Tensor:
-    """Rows before columns, as published numbers were made; of one call, Pillow 13 begins with a tall image's columns."""
+    """Rows before columns, as published numbers were made; asked at once, Pillow 13 may begin with the columns."""
     height, width = hpsv3(*image.shape[1:])
     pil = Image.fromarray(image.permute(1, 2, 0).numpy())
     for size in ((width, pil.height), (width, height)):
