@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,8 @@ def as_images(
     """Check images and bring them to one form.
 
     `images`: (n, c, h, w) or one (c, h, w) tensor, a PIL image, or a list of (c, h, w) tensors and PIL images of mixed
-    size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three.
+    size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three; of PIL images
+    16-bit grey is scaled to 8 bits and transparency dropped.
     Returns batches in order, each (k, channels, h, w) and either uint8 or float32 in [0, 1], and the number of pixel
     values that overshot `value_range` and were clamped. Consecutive images of one size and type share a batch.
     `decoded` integers come from image files: a nearly black image is then not taken for a 0/1 mask.
@@ -85,9 +87,21 @@ def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
         return image
     if not hasattr(image, "convert"):
         raise ShapeError(f"`{name}[{index}]` must be a (3, h, w) tensor or a PIL image, got {type(image).__name__}")
+    if image.mode == "F":
+        raise ValueRangeError(f"`{name}[{index}]` has float pixels, which have no declared range")
+    if image.mode.startswith("I"):
+        return torch.from_numpy(grey_to_byte(np.asarray(image))).expand(3, -1, -1)
     from torchvision.transforms.functional import pil_to_tensor
 
     return pil_to_tensor(image.convert("RGB"))
+
+
+def grey_to_byte(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits -> uint8, divided by 257 and rounded; Pillow would clip it. ValueRangeError beyond 0..65535."""
+    values = values.astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueRangeError(f"grey values must lie in 0..65535, got {values.min()}..{values.max()}")
+    return ((values + 128) // 257).astype(np.uint8)
 
 
 def _checked(

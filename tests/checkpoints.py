@@ -55,10 +55,10 @@ def bpe_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {name: i for i, name in enumerate([*names, "<|startoftext|>", "<|endoftext|>"])}, merges
 
 
-def bpe_tokenizer() -> CLIPTokenizer:
+def bpe_tokenizer(length: int = LENGTH) -> CLIPTokenizer:
     """CLIP's own tokenizer; the end-of-text token has the largest id."""
     vocabulary, merges = bpe_vocabulary()
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def randomized(model: nn.Module) -> Any:
@@ -75,11 +75,13 @@ def randomized(model: nn.Module) -> Any:
     return model.eval()
 
 
-def clip_model(*, vocabulary: int, bos: int, eos: int, act: str = "quick_gelu", vision: int = 16) -> CLIPModel:
+def clip_model(
+    *, vocabulary: int, bos: int, eos: int, act: str = "quick_gelu", vision: int = 16, length: int = LENGTH
+) -> CLIPModel:
     """CLIP: text 16 wide with 2 heads of 8, vision as wide as said with heads of 8, embeddings of 12."""
     layers = {"num_hidden_layers": 2, "hidden_act": act, "projection_dim": 12}
     text = {**layers, "hidden_size": 16, "intermediate_size": 64, "num_attention_heads": 2}
-    text |= {"vocab_size": vocabulary, "max_position_embeddings": LENGTH}
+    text |= {"vocab_size": vocabulary, "max_position_embeddings": length}
     text |= {"pad_token_id": 0, "bos_token_id": bos, "eos_token_id": eos}
     images = {**layers, "hidden_size": vision, "intermediate_size": 4 * vision, "num_attention_heads": vision // 8}
     images |= {"image_size": SIDE, "patch_size": 8}
@@ -116,14 +118,15 @@ def siglip(folder: Path) -> str:
     return saved(folder, siglip_model(), images, word_tokenizer(bos=False))
 
 
-def bpe_clip_model(*, act: str = "gelu", vision: int = 16) -> CLIPModel:
+def bpe_clip_model(*, act: str = "gelu", vision: int = 16, length: int = LENGTH) -> CLIPModel:
     n = len(bpe_vocabulary()[0])
-    return clip_model(vocabulary=n, bos=n - 2, eos=n - 1, act=act, vision=vision)
+    return clip_model(vocabulary=n, bos=n - 2, eos=n - 1, act=act, vision=vision, length=length)
 
 
-def bpe_clip(folder: Path, **geometry: Any) -> str:
+def bpe_clip(folder: Path, *, act: str = "gelu", vision: int = 16, length: int = LENGTH) -> str:
     """A folder of transformers: CLIP with its own tokenizer."""
-    return saved(folder, bpe_clip_model(**geometry), clip_images(), bpe_tokenizer())
+    model = bpe_clip_model(act=act, vision=vision, length=length)
+    return saved(folder, model, clip_images(), bpe_tokenizer(length))
 
 
 # What open_clip calls a parameter, by what transformers calls it.

@@ -559,15 +559,6 @@ METRICS_NAME = {
 }
 # They may agree on some samples and on more.
 COUNTS = ("precision", "recall", "density", "coverage", "authenticity", "blank_rate", "safety_rate", "artifact_rate")
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "authenticity",
-    "blank_rate",
-    "safety_rate",
-    "artifact_rate",
-)  # may agree on some samples and on more
 DRAWN = ("fid_infinity", "kid", "kid (bounded)", "inception_score", "fld")  # parts are drawn by id
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_imgmetrics._images import grey_to_byte
 from lightning_imgmetrics.errors import UnknownName, UnreadableImage
 
 ALPHA = ("drop", "white", "black")
@@ -87,7 +88,7 @@ def _rgb(image: Image.Image, alpha: str) -> np.ndarray:
     if image.mode == "F":
         raise UnreadableImage("float pixels have no declared range")
     if image.mode.startswith("I"):
-        return np.repeat(_grey_to_byte(np.asarray(image))[..., None], 3, axis=2)
+        return np.repeat(grey_to_byte(np.asarray(image))[..., None], 3, axis=2)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         rgba = np.array(image.convert("RGBA")).astype(np.uint32)
         colors, opacity = rgba[..., :3], rgba[..., 3:]
@@ -104,13 +105,6 @@ def _turned(image: Image.Image) -> Image.Image:
     except Exception:  # damaged metadata of sound pixels
         return image
     return image if method is None else image.transpose(method)
-
-
-def _grey_to_byte(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise UnreadableImage(f"grey values must lie in 0..65535, got {values.min()}..{values.max()}")
-    return ((values + 128) // 257).astype(np.uint8)
 
 
 def _called(source: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.prompts import (
     best_of_k,
     prompt_mean,
@@ -75,8 +75,10 @@ class PerPrompt(ImageMetric):
         batches = self.accept(images)
         texts = as_texts(prompts, sum(map(len, batches)))
         self.check_inputs(len(texts), prompts=texts)
-        features = self.extract(batches + ([] if target is None else self.accept(target, "target")))
-        self.update_features(features, prompts=texts, ids=ids)
+        targets = [] if target is None else self.accept(target, "target")
+        if target is not None and sum(map(len, targets)) != len(texts):
+            raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {len(texts)}")
+        self.update_features(self.extract(batches + targets), prompts=texts, ids=ids)
 
     def check_inputs(self, n: int, **inputs: Any) -> None:
         self.metric.check_inputs(n, **inputs)

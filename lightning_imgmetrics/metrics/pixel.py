@@ -49,6 +49,11 @@ class PairMetric(ScoreMetric):
     inputs = ("target",)
     reductions: ClassVar[tuple[str | None, ...]] = ("mean", "sum", "none", None)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A module that holds the metric can be scripted for export, as with torchmetrics' own.
+        cls.__jit_unused_properties__ = [k for k in dir(cls) if isinstance(getattr(cls, k, None), property)]
+
     def __init__(self, reduction: str | None = "mean", *, keep_scores: bool = True, **kwargs: Any):
         if reduction not in self.reductions:
             raise UnknownName("reduction", reduction, self.reductions)

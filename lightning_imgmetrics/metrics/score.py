@@ -34,9 +34,9 @@ def score(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
-    m = metric(key, **arguments)
-    if not isinstance(m, ScoreMetric):
+    if not _scores(METRICS.get(key)):
         raise UnknownName("key", key, [k for k, kind in METRICS.items() if _scores(kind)])
+    m: Any = metric(key, **arguments)
     given = {"images": images, "prompts": prompts, "target": target}
     for name in m.inputs:
         if given.get(name) is None:

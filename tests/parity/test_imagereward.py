@@ -272,7 +272,6 @@ def test_opacity_is_dropped(weights: str, tokenizer: str) -> None:
     assert metrics[0].compute() == metrics[1].compute()
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow's convert('RGB') cuts 16-bit grey off at 255")
 def test_16_bit_grey_is_scaled_to_8(weights: str, tokenizer: str) -> None:
     grey = random_images(1, SIZE)[0, 0]
     deep = Image.fromarray(grey.numpy().astype(np.uint16) * 257)

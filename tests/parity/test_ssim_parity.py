@@ -213,7 +213,8 @@ def test_flat_regions_keep_their_digits_in_float32(window: str, noise: float) ->
     preds = (0.98 * target + noise * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     exact = ssim(preds.double(), target.double(), window=window)
     close(ssim(preds, target, window=window), exact, 3e-7)
-    assert all((x.abs() <= 1).all() for x in ssim_maps(preds, target, window=window, k2=1e-7))
+    maps = ssim_maps(preds, target, window=window, gaussian_kernel=False, kernel_size=3, k2=1e-7)
+    assert all((x.abs() <= 1).all() for x in maps)
 
 
 def test_flat_regions_keep_their_digits_in_vif() -> None:
@@ -245,7 +246,7 @@ def test_autocast_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 41, 41), (2, 1, 67, 50), (1, 3, 96, 128)], ids=str)
-@pytest.mark.parametrize("sigma_n_sq", [2.0, 1e-12])
+@pytest.mark.parametrize("sigma_n_sq", [2.0, 0.01])
 def test_vif_is_torchmetrics(shape: tuple[int, ...], sigma_n_sq: float) -> None:
     preds, target = (255 * x for x in pair(*shape))
     theirs = torchmetrics_vif(preds, target, sigma_n_sq, reduction="none")
@@ -253,8 +254,7 @@ def test_vif_is_torchmetrics(shape: tuple[int, ...], sigma_n_sq: float) -> None:
     stretched = 2 * (target - 128) + 128
     assert (vif(stretched, target) > 1).all()
     theirs = torchmetrics_vif(stretched, target, sigma_n_sq, reduction="none")
-    tolerance = 1e-11 if sigma_n_sq > 1 else 1e-2  # without noise, rounding decides what a linear map leaves
-    close(vif(stretched, target, sigma_n_sq=sigma_n_sq), theirs, tolerance)
+    close(vif(stretched, target, sigma_n_sq=sigma_n_sq), theirs)
 
 
 @pytest.mark.parametrize("level", [0, 5.1, 77.7, 200.3, 254.9])
