@@ -218,12 +218,8 @@ class ImageMetricsCallback(Callback):
         return results
 
     def _details(self, results: Mapping[str, Result]) -> dict[str, float]:
-        return {
-            f"{name}_{key}": result.details[key]
-            for name, result in results.items()
-            for key in self.suite[name].logged
-            if key in result.details
-        }
+        logged = {name: m.logged for name, m in self.suite.named().items()}
+        return {f"{k}_{name}": r.details[name] for k, r in results.items() for name in logged[k] if name in r.details}
 
     def _guarded(self) -> dict[str, float]:
         if self.reward is None:

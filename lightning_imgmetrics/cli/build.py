@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_imgmetrics.metrics.per_prompt import PerPrompt
 from lightning_imgmetrics.metrics.presets import PRESETS
 from lightning_imgmetrics.metrics.stateful import ImageMetric
 from lightning_imgmetrics.metrics.table import METRICS, arguments, metric
+from lightning_imgmetrics.models.table import MODELS
 
 GROUPS = 20  # parts of the samples behind an interval
 _WEIGHTS = ("feature_extractor_weights_path", "weights")
@@ -60,9 +62,8 @@ def build(measures: Measures, *, protocol_is_used: bool = False) -> dict[str, Im
 
 def _per_prompt(made: dict[str, ImageMetric]) -> dict[str, ImageMetric]:
     """`PerPrompt` of those that score single samples."""
-    found: dict[str, ImageMetric] = {
-        f"{key}_per_prompt": PerPrompt(m.clone()) for key, m in made.items() if isinstance(m, ScoreMetric)
-    }
+    scored = {key: m for key, m in made.items() if isinstance(m, ScoreMetric)}
+    found: dict[str, ImageMetric] = {f"{key}_per_prompt": PerPrompt(deepcopy(m)) for key, m in scored.items()}
     if not found:
         raise UsageError(f"--per-prompt: none of {', '.join(made)} scores single images")
     return found
@@ -103,6 +104,9 @@ def default_network(key: str) -> str:
         return "inception"
     if "net_type" in taken:
         return f"lpips-{taken['net_type'].default}"
+    own = next((name for name in MODELS if name == key or name.startswith(f"{key}-")), None)
+    if own is not None:
+        return own
     named = (taken[name].default for name in ("network", "model_name_or_path", "model") if name in taken)
     return next((name for name in named if isinstance(name, str)), "")
 

@@ -124,9 +124,12 @@ def _csv(found: list[Comparison]) -> str:
 
 
 def show_metrics(*, markdown: bool) -> None:
-    rows = listing.metric_rows()
-    table = markdown_table(listing.METRIC_COLUMNS, rows) if markdown else rich_table(listing.METRIC_COLUMNS, rows)
-    Terminal().show(table)
+    columns, rows = listing.METRIC_COLUMNS, listing.metric_rows()
+    if markdown:
+        Terminal().show(markdown_table(columns, rows))
+        return
+    i = columns.index("class")  # too wide for terminals
+    Terminal().show(rich_table(columns[:i] + columns[i + 1 :], [row[:i] + row[i + 1 :] for row in rows]))
 
 
 def show_models() -> None:

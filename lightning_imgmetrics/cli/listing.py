@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_imgmetrics.cli.build import default_network
 from lightning_imgmetrics.metrics.table import METRICS
-from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.models.network import Network
 from lightning_imgmetrics.models.table import MODELS, extractor_of
 
 METRIC_COLUMNS = ("key", "class", "measures", "better", "network")
@@ -50,5 +50,5 @@ def locations() -> dict[str, str | None]:
     return {name: located(name) for name in MODELS}
 
 
-def _network(name: str) -> Extractor:
-    return extractor_of(name)[0]
+def _network(name: str) -> Network:
+    return MODELS[name]() if name in MODELS else extractor_of(name)[0]

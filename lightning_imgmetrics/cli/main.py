@@ -229,7 +229,7 @@ def compare(
 def list_metrics(
     markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False, debug: o.Debug = False
 ) -> None:
-    """All metrics: key, class, what it measures, which direction is better, its network."""
+    """All metrics: key, what it measures, which direction is better, its network; with --markdown the class, too."""
     from lightning_imgmetrics.cli.commands import show_metrics
 
     show_metrics(markdown=markdown)

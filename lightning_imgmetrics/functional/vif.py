@@ -49,7 +49,7 @@ def _information(preds: Tensor, target: Tensor, noise: float) -> Tensor:
         var_y = (square_y - mean_y.square()).clamp(min=0)
         cov = (product - mean_x * mean_y).clamp(min=0)
         gain = cov / (var_y + EPS)
-        rest = var_x - gain * cov
+        rest = (var_x - gain * cov).clamp(min=EPS)
         var_y = var_y.masked_fill(var_y < EPS, 0)
         ratios = torch.stack([gain.square() * var_y / (rest + noise), var_y / noise])
         total += ratios.log1p().flatten(2).sum(2)

@@ -41,7 +41,8 @@ def score(
     for name in m.inputs:
         if given.get(name) is None:
             raise TypeError(f"metric {key!r} needs `{name}=`")
-    sides = [_singles(x, name, m.value_range) for name, x in (("images", images), ("target", target)) if x is not None]
+    value_range = arguments.get("value_range", (0.0, 1.0))  # not the metric's own default: LPIPS' is (-1, 1)
+    sides = [_singles(x, name, value_range) for name, x in (("images", images), ("target", target)) if x is not None]
     n = len(sides[0])
     if len(sides[-1]) != n:
         raise ShapeError(f"`target` must hold one entry per image, got {len(sides[-1])} for {n} images")

@@ -27,6 +27,7 @@ _LICENSES = {  # by prefix; empty where the publisher states none
     "facebook/dinov2-": "Apache-2.0",
     "google/siglip": "Apache-2.0",
     "imageomics/bioclip-2": "MIT",
+    "Falconsai/nsfw": "Apache-2.0",
 }
 
 
@@ -89,8 +90,9 @@ class PretrainedExtractor(Extractor):
                 return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
         except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            here = self.where() if own else checkpoint_folder(name)
-            if here is not None or not isinstance(error, OSError):
+            folder = checkpoint_folder(name, revision)
+            here = folder is not None and (not own or weights_files(folder))
+            if here or not isinstance(error, OSError):
                 raise WeightsMismatch(f"the checkpoint {name!r} cannot be read: {reason}") from error
             raise _missing(name, revision, reason) from error
 

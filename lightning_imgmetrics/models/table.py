@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lightning_imgmetrics.models.base import Extractor
+    from lightning_imgmetrics.models.network import Network
 
 
-def _made(home: str, /, **fields: Any) -> Extractor:
+def _made(home: str, /, **fields: Any) -> Any:
     """The extractor of class `home`, imported only now: reading the names of the table loads no framework."""
     module, name = home.split(".")
     return getattr(importlib.import_module(f"lightning_imgmetrics.models.{module}"), name)(**fields)
 
 
-MODELS: dict[str, Callable[..., Extractor]] = {
+MODELS: dict[str, Callable[..., Network]] = {
     "inception": partial(_made, "inception.InceptionExtractor"),
     "lpips-alex": partial(_made, "lpips_nets.LpipsExtractor", net="alex"),
     "lpips-vgg": partial(_made, "lpips_nets.LpipsExtractor", net="vgg"),
@@ -34,8 +35,15 @@ MODELS: dict[str, Callable[..., Extractor]] = {
     "siglip-so400m-patch14-384": partial(_made, "clip.ClipExtractor", model="google/siglip-so400m-patch14-384"),
     "bioclip-2": partial(_made, "clip.ClipExtractor", model="imageomics/bioclip-2"),
     "pickscore": partial(_made, "preference.pickscore"),
-    "hpsv2-v2.0": partial(_made, "preference.hpsv2", version="v2.0"),
     "hpsv2-v2.1": partial(_made, "preference.hpsv2", version="v2.1"),
+    "hpsv2-v2.0": partial(_made, "preference.hpsv2", version="v2.0"),
+    "clip-iqa": partial(_made, "clip_resnet.ClipResNetExtractor"),
+    "imagereward": partial(_made, "imagereward.ImageRewardExtractor"),
+    "hpsv3": partial(_made, "hpsv3.HPSv3Extractor"),
+    "aesthetic-v2": partial(_made, "aesthetic.AestheticHead", version="v2"),
+    "aesthetic-v2.5": partial(_made, "aesthetic.AestheticHead", version="v2.5"),
+    "nsfw": partial(_made, "classifier.ClassifierExtractor", model="Falconsai/nsfw_image_detection"),
+    "dists-vgg": partial(_made, "dists_net.DistsExtractor"),
     "digits-clip": partial(_made, "clip.ClipExtractor", model="digits-clip"),
 }
 
@@ -53,7 +61,10 @@ def extractor_of(
     from lightning_imgmetrics.models.custom import CustomExtractor
 
     if isinstance(network, str):
-        extractor = _named(network, rules.get("revision"))(**rules)
+        named = _named(network, rules.get("revision"))(**rules)
+        if not isinstance(named, Extractor):
+            raise TypeError(f"`network` must return features of images, which {network!r} does not")
+        extractor = named
     elif isinstance(network, Extractor):
         extractor = replace(network, **rules) if rules else network
     elif callable(network):
@@ -63,7 +74,7 @@ def extractor_of(
     return extractor, extractor.default_layer
 
 
-def _named(network: str, revision: str | None) -> Callable[..., Extractor]:
+def _named(network: str, revision: str | None) -> Callable[..., Network]:
     if network in MODELS or network == "dinov2":
         return MODELS[network if network in MODELS else "dinov2-large"]
     from lightning_imgmetrics.models.pretrained import checkpoint_folder

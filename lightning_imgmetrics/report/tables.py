@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("metric", "value", "low", "high", "n", "unit", "better", "signature")
 _SHOWN = ("metric", "value", "95 % interval", "n", "better")
-_LONG = ("measures", "source", "by")
+_LONG = ("measures", "network", "source", "by")
 _BETTER = {True: "higher", False: "lower", None: ""}
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no numbers for these
 

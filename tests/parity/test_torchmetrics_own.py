@@ -10,21 +10,40 @@ from pathlib import Path
 import pytest
 
 TESTS = os.environ.get("TORCHMETRICS_TESTS")
-FILES = [f"unittests/image/test_{name}.py" for name in ("fid", "kid", "inception", "mifid")]
+# Files of tests, and the packages that they compare with.
+GROUPS = {
+    "distribution": (("fid", "kid", "inception", "mifid"), ("cachier",)),
+    "paired": (("psnr", "ssim", "ms_ssim", "vif"), ("cachier", "skimage", "pytorch_msssim", "sewar")),
+    "perceptual": (("lpips", "dists"), ("cachier", "lpips")),
+}
+PUBLISHED = {  # the names under which torchvision's files are published
+    "alexnet.pth": "alexnet-owt-7be5be79.pth",
+    "vgg16.pth": "vgg16-397923af.pth",
+    "squeezenet1_1.pth": "squeezenet1_1-b8a52dc0.pth",
+}
 
 
 @pytest.mark.skipif(TESTS is None, reason="TORCHMETRICS_TESTS does not point to the tests/ of a torchmetrics checkout")
-def test_torchmetrics_own_tests(inception_weights: str) -> None:
-    pytest.importorskip("cachier", reason="torchmetrics' tests need cachier")
-    here = Path(__file__).parent
+@pytest.mark.parametrize("group", GROUPS)
+def test_torchmetrics_own_tests(
+    group: str, inception_weights: str, lpips_weights: dict[str, str], tmp_path: Path
+) -> None:
+    names, modules = GROUPS[group]
+    for module in modules:
+        pytest.importorskip(module, reason=f"torchmetrics' tests need {module}")
+    here, stubs = Path(__file__).parent, tmp_path / "stubs"
+    stubs.mkdir()
+    for path in (inception_weights, *lpips_weights.values()):
+        (stubs / PUBLISHED.get(Path(path).name, Path(path).name)).symlink_to(path)
     environment = {
         **os.environ,
-        "IMGMETRICS_STUBS": str(Path(inception_weights).parent),
+        "IMGMETRICS_STUBS": str(stubs),
+        "PYTEST_REFERENCE_CACHE": str(tmp_path / "references"),
         "PYTHONPATH": os.pathsep.join([str(here), str(TESTS)]),
     }
     options = ["-p", "torchmetrics_plugin", "-c", os.devnull, "--rootdir", str(TESTS), "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *options, *FILES],
+        [sys.executable, "-m", "pytest", "-q", *options, *(f"unittests/image/test_{name}.py" for name in names)],
         cwd=TESTS,
         env=environment,
         capture_output=True,

@@ -52,6 +52,10 @@ EXCEPTIONS = {
     "test_is_raises_errors_and_warnings": "no warning at construction: nothing grows with the number of images",
     "test_mifid_custom_encoder_with_normalize": "a network must say its width before the first image (`num_features`"
     " or `input_img_size`), so that ranks without data can sync",
+    "test_normalize_arg": "equal to lpips in float32, but not in each bit: the sums have another order",
+    "test_check_for_backprop": "no gradients: a metric holds no network, and a loss is not what it is for",
+    "test_error_on_wrong_init": "also ValueErrors, in the words of the other errors of this package",
+    "test_error_on_wrong_update": "also ValueErrors, which say which argument came and how; one channel is taken as grey",
 }
 STUBS = Path(os.environ["IMGMETRICS_STUBS"])
 
