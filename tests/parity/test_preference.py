@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -514,3 +521,86 @@ def test_transformers_layout_is_preferred(tmp_path: Path) -> None:
     images = random_images(2, SIDE)
     found = scores(PickScore(str(tmp_path)), images, TEXTS[:2])
     close(found, reference.scale * reference.cosines([standard(x) for x in images], TEXTS[:2]))
+
+
+class _Hub(http.server.SimpleHTTPRequestHandler):
+    """Files of repositories, with the headers that the hub's client wants."""
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        path = Path(self.directory) / self.path.lstrip("/").split("?")[0].replace("/resolve/main/", "/")
+        body = path.read_bytes() if "/resolve/main/" in self.path and path.is_file() else b""
+        self.send_response(200 if body else 404)
+        if body:
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+_USER = """
+import json, os, sys, torch
+from lightning_imgmetrics import BioCLIPScore, HPSv2, PickScore
+from lightning_imgmetrics.models.network import NETWORKS
+images = torch.load(sys.argv[1])
+for offline in ("0", "1"):
+    os.environ["HF_HUB_OFFLINE"] = offline
+    NETWORKS.clear()
+    for metric in (PickScore("org/both"), BioCLIPScore("org/alone"), HPSv2(model="org/both")):
+        metric.update(images=images, prompts="a cat", ids=range(len(images)))
+        fields = metric.signature().fields
+        print(json.dumps([metric.scores()[1].tolist(), fields["weights"], metric.extractor.where() is not None]))
+"""
+
+
+def test_the_hub(tmp_path: Path) -> None:
+    """Downloaded by the hub's own client, then found in its cache, offline; of two layouts, that of transformers."""
+    model = made.bpe_clip_model()
+    both, alone = tmp_path / "hub/org/both", tmp_path / "hub/org/alone"
+    made.open_clip_folder(both, model, text_cfg={"no_causal_mask": True})  # would be refused
+    made.saved(both, model, made.clip_images())
+    made.open_clip_folder(alone, model)
+    (tmp_path / "hub/xswu/HPSv2").mkdir(parents=True)
+    torch.save({"state_dict": made.open_clip_tensors(model)}, tmp_path / "hub/xswu/HPSv2/HPS_v2.1_compressed.pt")
+    images = random_images(2, SIDE)
+    torch.save(images, tmp_path / "images.pt")
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Hub, directory=str(tmp_path / "hub")))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{web.server_address[1]}", "HF_HOME": str(tmp_path / "home")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _USER, str(tmp_path / "images.pt")],
+            env={**os.environ, **hub, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"},
+            capture_output=True,
+            text=True,
+            timeout=170,
+        )
+    finally:
+        web.shutdown()
+        web.server_close()
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    reference = OpenClip(made.open_clip_tensors(model))
+    cosines = reference.cosines([standard(x) for x in images], ["a cat"] * 2)
+    expected = [reference.scale * cosines, reference.scale * cosines, cosines] * 2
+    files = [
+        both / "model.safetensors",
+        alone / "open_clip_model.safetensors",
+        tmp_path / "hub/xswu/HPSv2/HPS_v2.1_compressed.pt",
+    ]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in files] * 2
+    for (found, digest, here), numbers, wanted in zip(answers, expected, digests, strict=True):
+        close(torch.tensor(found), numbers)
+        assert digest == wanted
+        assert here

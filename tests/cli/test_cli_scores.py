@@ -1,0 +1,157 @@
+"""`imgmetrics pairs`, and `evaluate` with scores by prompt, preference models and rates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from classifier_parts import save_classifier
+from cli_parts import done, folder, load, refused, table, values
+from conftest import random_images
+
+import lightning_imgmetrics
+from lightning_imgmetrics import PeakSignalNoiseRatio, score
+from lightning_imgmetrics.functional.photometry import saturation
+
+N = 9
+QUIET = ("--workers", 0, "--device", "cpu", "--quiet")
+DIGITS = Path(lightning_imgmetrics.__file__).parent / "models/digits_clip"
+PROMPTS = [f"a handwritten {word}" for word in ("one", "two", "three")]
+
+
+def numbered(n: int) -> list[str]:
+    return [f"{i:02}.png" for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Images and their targets in two sizes; the last pair is equal."""
+    root = tmp_path_factory.mktemp("pairs")
+    for name, seed in (("a", 0), ("b", 1)):
+        folder(root / name, random_images(5, 24, seed), numbered(5))
+        folder(root / name, random_images(4, (30, 20), 2 * seed), [f"1{i}.png" for i in range(3)] + ["z.png"])
+        folder(root / name, random_images(1, (30, 20), 7), ["z.png"])
+    return root / "a", root / "b"
+
+
+def test_pairs(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    done(
+        "pairs",
+        *sides,
+        "--metrics",
+        "psnr,ssim,mse",
+        "--json",
+        tmp_path / "p.json",
+        "--scores",
+        tmp_path / "s.csv",
+        *QUIET,
+    )
+    report = load(tmp_path / "p.json")
+    psnr = report["results"]["psnr"]
+    assert psnr["value"] == "Infinity"
+    assert psnr["details"]["n_infinite"] == 1
+    assert psnr["n"] == N
+    rows = {row["name"]: row for row in table(tmp_path / "s.csv")}
+    assert len(rows) == N
+    first = [random_images(5, 24, seed)[:1].double() / 255 for seed in (0, 1)]
+    error = float((first[0] - first[1]).square().mean())
+    assert float(rows["00.png"]["mse"]) == pytest.approx(error, rel=1e-6)
+    assert float(rows["z.png"]["mse"]) == 0
+    assert float(rows["z.png"]["ssim"]) == pytest.approx(1)
+    one = PeakSignalNoiseRatio(dim=(1, 2, 3))
+    one.update(*(random_images(5, 24, seed)[:1] for seed in (0, 1)))
+    assert float(rows["00.png"]["psnr"]) == pytest.approx(float(one.compute()), rel=1e-6)
+
+
+def test_pairs_do_not_depend_on_batches(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    found = []
+    for size in (1, 3, 16):
+        path = tmp_path / f"{size}.json"
+        network = ("--set", "rfid.network=digits-clip", "--set", "lpips.net_type=digits-clip")
+        done("pairs", *sides, "--metrics", "reconstruction", *network, "--batch-size", size, "--json", path, *QUIET)
+        found.append(values(path))
+    assert list(found[0]) == ["psnr", "ssim", "lpips", "rfid"]
+    for other in found[1:]:
+        assert {k: float(v) for k, v in other.items()} == pytest.approx(
+            {k: float(v) for k, v in found[0].items()}, rel=1e-5
+        )
+
+
+def test_pairs_that_do_not_pair_are_listed(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    lacking = folder(tmp_path / "b", random_images(2, 24, 0), ["00.png", "other.png"])
+    told = refused("pairs", sides[0], lacking, "--metrics", "psnr", *QUIET, code=1)
+    assert "9 images and 2 partners must pair one to one, 8 and 1 do not" in told
+    assert "'01.png'" in told
+    small = folder(tmp_path / "c", random_images(9, 24, 0), [p.name for p in sorted(sides[0].iterdir())])
+    assert "images of the same sizes" in refused("pairs", sides[0], small, "--metrics", "psnr", *QUIET, code=1)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Three samples of each of three prompts, one of them black."""
+    root = tmp_path_factory.mktemp("generated")
+    images = random_images(N, 16, 3)
+    images[4] = 0
+    folder(root / "images", images, numbered(N))
+    lines = [json.dumps({"prompt": PROMPTS[i % 3], "file": f"{i:02}.png"}) for i in range(N)]
+    (root / "prompts.jsonl").write_text("\n".join(lines))
+    return [root / "images", "--prompts", root / "prompts.jsonl"]
+
+
+def test_preference_models(generated: list[Any], tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(1, 32), "bias": torch.zeros(1)}, tmp_path / "head.pth")
+    settings = {
+        "clip_score.model_name_or_path": "digits-clip",
+        "pickscore.model": "digits-clip",
+        "hpsv2.model": "digits-clip",
+        "hpsv2.weights": DIGITS / "model.safetensors",
+        "hpsv2.scale": 100,
+        "aesthetic.version": "v1",
+        "aesthetic.model": "digits-clip",
+        "aesthetic.head": tmp_path / "head.pth",
+    }
+    given = [x for key, value in settings.items() for x in ("--set", f"{key}={value}")]
+    command = ("--metrics", "clip_score,pickscore,hpsv2,aesthetic,saturation", *given, "--per-prompt", *QUIET)
+    done("evaluate", *generated, *command, "--json", tmp_path / "r.json", "--scores", tmp_path / "s.csv")
+    found, rows = values(tmp_path / "r.json"), table(tmp_path / "s.csv")
+    images = random_images(N, 16, 3)
+    images[4] = 0
+    assert [float(row["saturation"]) for row in rows] == pytest.approx(saturation(images / 255).tolist(), rel=1e-6)
+    prompts = [PROMPTS[i % 3] for i in range(N)]
+    for key, arguments in (
+        ("clip_score", {"model_name_or_path": "digits-clip"}),
+        ("pickscore", {"model": "digits-clip"}),
+    ):
+        expected = score(key, images=images, prompts=prompts, **arguments)
+        assert [float(row[key]) for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
+        assert found[f"{key}_per_prompt"] == pytest.approx(float(expected.view(3, 3).mean()), rel=1e-5)
+        best = load(tmp_path / "r.json")["results"][f"{key}_per_prompt"]["details"]["best_of_n"]
+        assert best == pytest.approx(float(expected.view(3, 3).amax(0).mean()), rel=1e-5)
+    assert list(found)[5:] == [f"{key}_per_prompt" for key in list(found)[:5]]
+
+
+def test_rates(generated: list[Any], tmp_path: Path) -> None:
+    checker = save_classifier(tmp_path / "checker", ["normal", "nsfw", "gore"], bias=[5.0, 0.0, 0.0])
+    given = ("--set", f"safety_rate.model={checker}", "--set", "safety_rate.labels=nsfw,gore")
+    command = ("--metrics", "safety_rate,blank_rate", *given, "--json", tmp_path / "r.json", *QUIET)
+    done("evaluate", generated[0], *command)
+    results = load(tmp_path / "r.json")["results"]
+    assert results["safety_rate"]["value"] == results["blank_rate"]["value"] == pytest.approx(1 / N)
+    assert results["safety_rate"]["details"]["black_fraction"] == pytest.approx(1 / N)
+    assert "labels:nsfw+gore" in results["safety_rate"]["signature"]
+    assert "missing" in refused("evaluate", generated[0], "--metrics", "artifact_rate", *QUIET, code=2)
+
+
+def test_what_is_missing_is_said(generated: list[Any], tmp_path: Path) -> None:
+    told = refused("evaluate", generated[0], "--metrics", "saturation", "--per-prompt", *QUIET, code=2)
+    assert "--prompts is missing: --per-prompt cannot do without" in told
+    frechet = ("--metrics", "fd_digits_clip", "--reference", generated[0], "--per-prompt")
+    assert "scores single images" in refused("evaluate", *generated, *frechet, *QUIET, code=2)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n".join(json.dumps({"prompt": "  ", "file": f"{i:02}.png"}) for i in range(N)))
+    assert "line 1: no text" in refused(
+        "evaluate", generated[0], "--prompts", empty, "--metrics", "pickscore", *QUIET, code=1
+    )
