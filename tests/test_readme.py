@@ -12,14 +12,18 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_snippet_without_a_trainer_runs(
+def test_snippets_without_a_trainer_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(SNIPPETS[1], "README.md", "exec"), {"__name__": "readme"})
+    names = {"__name__": "readme"}
+    for snippet in SNIPPETS[1:]:
+        exec(compile(snippet, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert re.search(r"^fd fd = \d", printed, re.MULTILINE)
     assert "network:digits-clip" in printed
+    assert re.search(r"^tensor\(.*dtype=torch.float64\)$", printed, re.MULTILINE | re.DOTALL)
+    assert "'best_of_4'" in printed
     assert (tmp_path / "shard-0.safetensors").is_file()
 
 

@@ -254,7 +254,7 @@ def test_vif_is_torchmetrics(shape: tuple[int, ...], sigma_n_sq: float) -> None:
     stretched = 2 * (target - 128) + 128
     assert (vif(stretched, target) > 1).all()
     theirs = torchmetrics_vif(stretched, target, sigma_n_sq, reduction="none")
-    close(vif(stretched, target, sigma_n_sq=sigma_n_sq), theirs)
+    close(vif(stretched, target, sigma_n_sq=sigma_n_sq), theirs, 3e-10)  # what a linear map leaves is rounding
 
 
 @pytest.mark.parametrize("level", [0, 5.1, 77.7, 200.3, 254.9])
