@@ -16,7 +16,7 @@ from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import Features, FileExtractor
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.network import filled, remembered
-from lightning_imgmetrics.models.resize import standardize
+from lightning_imgmetrics.models.resize import CLIP_MEAN, CLIP_STD, standardize
 from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, sha256
 
 _REPO, _FILE = "timm/resnet50_clip.openai", "open_clip_model.safetensors"
@@ -30,8 +30,6 @@ CLIP_RN50 = ModelCard(
     _REPO,
     _REVISION,
 )
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER = "openai/clip-vit-base-patch16"
 _SMALLEST = 32  # pixels, the stride of the last maps
 
@@ -81,7 +79,7 @@ class ClipResNetExtractor(FileExtractor):
         if min(images.shape[2:]) < _SMALLEST:
             size = tuple(images.shape[2:])
             raise ShapeError(f"{self.card.name} needs images of at least {_SMALLEST} x {_SMALLEST} pixels, got {size}")
-        return standardize(unit(images), _MEAN, _STD)
+        return standardize(unit(images), CLIP_MEAN, CLIP_STD)
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         parts = [super(ClipResNetExtractor, self).__call__([batch], layers, device) for batch in batches]  # any sizes

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
@@ -20,12 +19,11 @@ from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMisma
 from lightning_imgmetrics.models.base import Features, Scorer
 from lightning_imgmetrics.models.network import FileNetwork, filled, in_parts, require_fit
 from lightning_imgmetrics.models.pretrained import assembled, checkpoint_path, quiet
-from lightning_imgmetrics.models.resize import standardize
+from lightning_imgmetrics.models.resize import CLIP_MEAN, CLIP_STD, short_side_rounded, standardize
 from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, offline, sha256
 
 TOKENIZER = "bert-base-uncased"
 _REWARD_MEAN, _REWARD_STD = 0.16717362830052426, 1.0333394966054072
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _LENGTH, _HEAD_WIDTH = 35, 64  # tokens of a text, [CLS] and [SEP] included; numbers of an attention head
 _MLP = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}  # what its layers return; dropout lies between, no activation
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
@@ -101,7 +99,7 @@ class ImageRewardExtractor(FileNetwork, Scorer):
 
     def prepare(self, images: Tensor) -> Tensor:
         size = self.network(images.device).vision.config.image_size
-        return standardize(short_side_rounded(quantize(images).float(), size) / 255, _MEAN, _STD)
+        return standardize(short_side_rounded(quantize(images).float(), size) / 255, CLIP_MEAN, CLIP_STD)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         return {"tokens": network.vision(pixel_values=x, return_dict=True).last_hidden_state}
@@ -178,22 +176,6 @@ def _require_sizes(shapes: Mapping[str, Sequence[int]], source: str) -> None:
     if unlike or any(width % _HEAD_WIDTH for width in widths):
         odd = "; ".join(unlike) or f"widths {widths}, which must be multiples of {_HEAD_WIDTH}"
         raise WeightsMismatch(f"{source} does not fit BLIP's two towers: {odd}")
-
-
-def short_side_rounded(x: Tensor, size: int) -> Tensor:
-    """PIL's bicubic of 8-bit images (n, c, h, w): the short side to `size`, then the middle square.
-
-    PIL stores 8 bits after the rows and again after the columns. Columns that the crop leaves out are not made.
-    """
-    short = min(x.shape[2:])
-    height, width = (int(size * length / short) for length in x.shape[2:])
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    x = _rounded(x, (x.shape[2], width))[..., left : left + size]
-    return _rounded(x, (height, size))[..., top : top + size, :]
-
-
-def _rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    return (interpolate(x, shape, mode="bicubic", align_corners=False, antialias=True) + 0.5).floor().clamp(0, 255)
 
 
 def _mlp(width: int) -> nn.Sequential:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+# By which OpenAI's CLIP and all that descends from it normalize images in [0, 1].
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 def tf1_bilinear(x: Tensor, size: int) -> Tensor:
     """TensorFlow 1: no half-pixel centres, no antialiasing. What the FID paper and torch-fidelity use."""
@@ -42,10 +46,32 @@ def bicubic_antialias_rounded(x: Tensor, size: int) -> Tensor:
     PIL stores 8 bits after the rows and again after the columns. This order is that of all published numbers; Pillow 13
     begins tall images with the columns, which moves a fifth of their pixels by one level.
     """
-    for shape in ((x.shape[2], size), (size, size)):
-        x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
-        x = (x + 0.5).floor().clamp(0, 255)
-    return x
+    return bicubic_rounded(bicubic_rounded(x, (x.shape[2], size)), (size, size))
+
+
+def bicubic_rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """One pass of PIL's bicubic: images (n, c, h, w) in 0..255 at another height or another width, in whole levels."""
+    if x.shape[2:] == shape:
+        return x
+    x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
+    return (x + 0.5).floor().clamp(0, 255)
+
+
+def short_side_rounded(x: Tensor, size: int) -> Tensor:
+    """PIL's bicubic of 8-bit images (n, c, h, w): the short side to `size`, then the middle square: OpenAI's CLIP.
+
+    Columns that the crop leaves out are not made.
+    """
+    height, width, top, left = _cover(x, size)
+    x = bicubic_rounded(x, (x.shape[2], width))[..., left : left + size]
+    return bicubic_rounded(x, (height, size))[..., top : top + size, :]
+
+
+def _cover(x: Tensor, size: int) -> tuple[int, int, int, int]:
+    """(height, width) of images whose short side becomes `size`, and (top, left) of their middle square."""
+    short = min(x.shape[2:])
+    height, width = (int(size * length / short) for length in x.shape[2:])
+    return height, width, round((height - size) / 2), round((width - size) / 2)
 
 
 def center_square(x: Tensor) -> Tensor:
@@ -60,10 +86,8 @@ def short_side_bicubic(x: Tensor, size: int, *, antialias: bool) -> Tensor:
 
     HPSv2's published numbers come from the time when torchvision did not antialias tensors (before 0.17).
     """
-    short = min(x.shape[2:])
-    height, width = (int(size * length / short) for length in x.shape[2:])
+    height, width, top, left = _cover(x, size)
     x = interpolate(x, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias)
-    top, left = round((height - size) / 2), round((width - size) / 2)
     return x[:, :, top : top + size, left : left + size]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import ceil, floor, sqrt
 
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.models.resize import bicubic_rounded
 
 FACTOR = 28  # pixels along the side of a token: 2 patches of 14
 _LONGEST = 200  # times the short side
@@ -37,9 +37,5 @@ def smart_resized(image: Tensor, *, min_pixels: int, max_pixels: int) -> Tensor:
     """An 8-bit image (3, h, w) at its `smart_resize`: bicubic, as PIL rounds it, 8 bits after the rows and again after
     the columns."""
     height, width = smart_resize(*image.shape[1:], min_pixels=min_pixels, max_pixels=max_pixels)
-    x = image[None].float()
-    for shape in ((x.shape[2], width), (height, width)):
-        if shape != x.shape[2:]:
-            x = interpolate(x, size=shape, mode="bicubic", align_corners=False, antialias=True)
-            x = (x + 0.5).floor().clamp(0, 255)
-    return x[0].to(image.dtype)
+    x = bicubic_rounded(image[None].float(), (image.shape[1], width))
+    return bicubic_rounded(x, (height, width))[0].to(image.dtype)

@@ -19,7 +19,8 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.metrics.preference import ImageReward
-from lightning_imgmetrics.models.imagereward import ImageRewardExtractor, blip_configs, short_side_rounded
+from lightning_imgmetrics.models.imagereward import ImageRewardExtractor, blip_configs
+from lightning_imgmetrics.models.resize import short_side_rounded
 
 SHELF = os.environ.get("IMGMETRICS_WEIGHTS", "")  # each test has none
 SIZE, PATCH = 32, 8

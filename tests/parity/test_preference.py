@@ -536,9 +536,9 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         path = Path(self.directory) / self.path.lstrip("/").split("?")[0].replace("/resolve/main/", "/")
         body = path.read_bytes() if "/resolve/main/" in self.path and path.is_file() else b""
         self.send_response(200 if body else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
         if body:
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
         else:
             self.send_header("X-Error-Code", "EntryNotFound")
         self.send_header("Content-Length", str(len(body)))
