@@ -27,7 +27,7 @@ _HOMES = {
     ),
     "metrics.likelihood": ("FeatureLikelihoodDivergence",),
     "metrics.statistics": ("ReferenceStatistics",),
-    "metrics.alignment": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
+    "metrics.clip_score": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
     "metrics.preference": ("HPSv2", "ImageReward", "PickScore"),
     "metrics.hpsv3": ("HPSv3",),
     "metrics.aesthetic": ("AestheticScore",),
@@ -121,8 +121,8 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.callback.sampler import ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
     from lightning_imgmetrics.metrics.aesthetic import AestheticScore
-    from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
     from lightning_imgmetrics.metrics.balance import AttributeBalance
+    from lightning_imgmetrics.metrics.clip_score import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
     from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
     from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
     from lightning_imgmetrics.metrics.frechet import (

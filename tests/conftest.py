@@ -91,6 +91,7 @@ def _one_thread() -> None:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGMETRICS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("IMGMETRICS_WEIGHTS", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's workers have one
 
 
 def random_images(n: int, size: int | tuple[int, int] = 32, seed: int = 0, power: float = 1.0) -> torch.Tensor:

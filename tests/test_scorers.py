@@ -229,6 +229,16 @@ def test_kinds_of_images(places: dict[str, str], key: str) -> None:
     close(scores(metric, pictures[1], TEXTS[1]), expected[1:2], 1e-4, 2e-5)
 
 
+@EACH
+def test_grey_of_16_bits(places: dict[str, str], key: str) -> None:
+    """Divided by 257 and rounded."""
+    grey = random_images(1, SIDE)[0, 0]
+    deep = Image.fromarray(grey.numpy().astype("uint16") * 257)
+    assert deep.mode == "I;16"
+    metric = make(key, places)
+    close(scores(metric, [deep], "a cat"), scores(metric, grey.expand(1, 3, -1, -1), "a cat"))
+
+
 @pytest.mark.parametrize("resize", ["processor", "crop-bicubic", "float-bicubic-antialias", "float-bicubic"])
 @pytest.mark.parametrize("shape", [(1, 1), (200, 1), (1, 200), (3, 3), (600, 3), (3, 2)])
 def test_odd_shapes(
@@ -539,6 +549,16 @@ def test_score_takes_floats_of_one_range() -> None:
     expected = score("lpips", net_type="digits-clip", images=images, target=target)
     close(score("lpips", net_type="digits-clip", images=images / 255, target=target / 255), expected)
     assert expected.min() > 0
+
+
+def test_score_measures_8_bit_images() -> None:
+    """Floats score as the files that they become, as in a suite."""
+    floats = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) / 50
+    expected = score("noise", images=(floats * 255).round().to(torch.uint8))
+    close(score("noise", images=floats), expected, 1e-6, 0)
+    suite = MetricSuite(["noise"])
+    suite.update(floats, ids=range(3))
+    close(suite["noise"].scores()[1], expected, 1e-6, 0)
 
 
 def test_keys_that_score_no_images() -> None:

@@ -82,8 +82,9 @@ class LearnedPerceptualImagePatchSimilarity(PairMetric):
             as_images(images, name=name, value_range=self.value_range)[0]
             for name, images in (("img1", img1), ("img2", img2))
         ]
-        if sum(map(len, sides[0])) != sum(map(len, sides[1])):
-            raise ShapeError(f"`img2` must hold one entry per image, got {sum(map(len, sides[1]))}")
+        n, m = (sum(map(len, side)) for side in sides)
+        if n != m:
+            raise ShapeError(f"`img2` must hold one entry per image, got {m} for {n} images")
         with full_precision(self.device):
             size = sides[0][0].shape[2:]
             return lpips_map(_layers(self.extract([*sides[0], *sides[1]])), (size[0], size[1]))

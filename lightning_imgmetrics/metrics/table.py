@@ -9,8 +9,8 @@ from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.aesthetic import AestheticScore
-from lightning_imgmetrics.metrics.alignment import BioCLIPScore, CLIPScore, SigLIPScore
 from lightning_imgmetrics.metrics.balance import AttributeBalance
+from lightning_imgmetrics.metrics.clip_score import BioCLIPScore, CLIPScore, SigLIPScore
 from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
 from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
 from lightning_imgmetrics.metrics.frechet import (

@@ -91,6 +91,10 @@ class Extractor(Network):
         if not all(part.isfinite().all() for part in (features if isinstance(features, list) else [features])):
             raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity {what}")
 
+    def offload(self, device: torch.device) -> None:
+        _COMPILED.pop((self.key, self.dtype, device), None)  # it holds the network
+        super().offload(device)
+
     def _runner(self, network: Any, device: torch.device) -> Callable[[Tensor, tuple[str, ...]], Features]:
         run = functools.partial(self.run, network)
         if not (self.compiled and self.compilable):

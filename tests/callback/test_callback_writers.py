@@ -29,7 +29,7 @@ TIMINGS = {
     "val/sampled_images_per_second",
     "val/weights_ema",
 }
-SCALARS = {"val/fd", "val/clip", *TIMINGS}
+SCALARS = {"val/fd", "val/clip", "val/clip_truncated_fraction", *TIMINGS}
 
 
 def metrics() -> dict[str, Any]:

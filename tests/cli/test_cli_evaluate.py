@@ -266,7 +266,7 @@ def test_missing_classes_are_refused(classes: list[Any], inputs: list[Any]) -> N
 
 def test_keys_and_aliases() -> None:
     assert expand(["prdc", "is", "precision"]) == ("precision", "recall", "density", "coverage", "inception_score")
-    with pytest.raises(UnknownName, match="'prdc', 'is'; got 'psnrr'"):
+    with pytest.raises(UnknownName, match="'prdc', 'is', 'reconstruction', 'photometry'; got 'psnrr'"):
         expand(["psnrr"])
     with pytest.raises(UsageError, match="at least one metric"):
         expand([])
@@ -274,8 +274,9 @@ def test_keys_and_aliases() -> None:
 
 def test_what_may_be_set_is_what_the_constructor_takes() -> None:
     with_network = {key for key in TABLE if "network" in accepted(key)}
-    assert with_network == {*expand(["prdc"]), "cmmd", "authenticity", "vendi", "fld"}
-    assert {key for key in TABLE if not default_network(key)} == {"win_rate"}
+    assert with_network == {*expand(["prdc"]), "cmmd", "authenticity", "vendi", "fld", "rfid"}
+    by_pixels = {"mse", "psnr", "ssim", "ms_ssim", "vif", "blank_rate", *expand(["photometry"])}
+    assert {key for key in TABLE if not default_network(key)} == {"win_rate", "artifact_rate", *by_pixels}
     assert {"feature", "groups", "protocol", "feature_extractor_weights_path"} <= set(accepted("fid"))
     assert "report" not in accepted("recall")
 

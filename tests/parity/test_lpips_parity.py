@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.machinery
+import importlib.util
 import warnings
+from pathlib import Path
 
 import lpips
 import pytest
@@ -12,6 +15,9 @@ from conftest import random_images
 from torch import Tensor
 
 from lightning_imgmetrics import LearnedPerceptualImagePatchSimilarity, LPIPSDiversity
+from lightning_imgmetrics.errors import ShapeError, WeightsMismatch
+from lightning_imgmetrics.functional.perceptual import lpips_distance, perceptual_embedding
+from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
 
 NETS = ["alex", "vgg", "squeeze"]
 
@@ -76,6 +82,77 @@ def test_nonsquare_and_mixed_sizes(lpips_weights: dict[str, str]) -> None:
     metric = LearnedPerceptualImagePatchSimilarity("alex", "none", weights=lpips_weights["alex"])
     metric.update(a, b)
     assert metric.compute().tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_spatial_maps(net: str, lpips_weights: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (to_float(random_images(3, (48, 65), seed)) for seed in (8, 9))
+    network = reference(net, lpips_weights[net])
+    monkeypatch.setattr(network, "spatial", True)
+    with torch.no_grad():
+        expected = network(a, b)
+    metric = LearnedPerceptualImagePatchSimilarity(net, weights=lpips_weights[net])
+    found = metric.maps(a, b)
+    assert found.shape == (3, 1, 48, 65)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    assert metric.untouched
+    assert torch.equal(metric.maps(list(a), list(b)), found)
+    assert torch.equal(metric.maps(a, a), torch.zeros(3, 1, 48, 65))
+    with pytest.raises(ShapeError, match="`img2` must hold one entry per image, got 2 for 3"):
+        metric.maps(a, b[:2])
+    with pytest.raises(ShapeError, match="one size"):
+        metric.maps(a, b[..., :48])
+
+
+@pytest.mark.parametrize("keep_scores", [True, False])
+@pytest.mark.parametrize("net", NETS)
+def test_layers(net: str, keep_scores: bool, lpips_weights: dict[str, str]) -> None:
+    a, b = (to_float(random_images(3, 64, seed)) for seed in (1, 2))
+    with torch.no_grad():
+        _, parts = reference(net, lpips_weights[net])(a, b, retPerLayer=True)
+    metric = LearnedPerceptualImagePatchSimilarity(
+        net, per_layer=True, weights=lpips_weights[net], keep_scores=keep_scores
+    )
+    metric.update(a[:2], b[:2])
+    metric.update(a[2:], b[2:])
+    result = metric.result()
+    found = [result.details[f"layer{i}"] for i in range(len(parts))]
+    assert found == pytest.approx([part.mean().item() for part in parts], rel=1e-5)
+    assert f"layer{len(parts)}" not in result.details
+    assert sum(found) == pytest.approx(result.value, rel=1e-6)
+    plain = LearnedPerceptualImagePatchSimilarity(net, weights=lpips_weights[net])
+    plain.update(a, b)
+    assert plain.compute() == pytest.approx(result.value, rel=1e-6)
+    assert plain.signature() == metric.signature()
+
+
+def test_pairs_and_embeddings_agree(lpips_weights: dict[str, str]) -> None:
+    """The distance of a pair from its maps, and that of the embeddings that diversity keeps."""
+    x = [random_images(4, 64, 1), random_images(4, 64, 2)]
+    features = LpipsExtractor("alex", lpips_weights["alex"])(x, ("maps",), torch.device("cpu"))
+    expected = lpips_distance(*perceptual_embedding(features["maps"], features["heads"]).chunk(2))
+    metric = LearnedPerceptualImagePatchSimilarity("alex", "none", weights=lpips_weights["alex"])
+    metric.update(*x)
+    torch.testing.assert_close(metric.compute(), expected.double(), rtol=1e-6, atol=0)
+
+
+def test_heads_are_not_negative(lpips_weights: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for net in NETS:
+        heads = LpipsExtractor(net, lpips_weights[net]).load().heads
+        assert all((head >= 0).all() for head in heads)
+    tensors = {f"lin{i}.model.1.weight": torch.tensor([[[[0.5]], [[-1e-9 if i == 3 else 0]]]]) for i in range(5)}
+    package = tmp_path / "lpips"
+    (package / "weights/v0.1").mkdir(parents=True)
+    torch.save(tensors, package / "weights/v0.1/alex.pth")
+    spec = importlib.machinery.ModuleSpec("lpips", None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(WeightsMismatch, match=r"alex.pth holds negative weights"):
+        LpipsExtractor("alex", lpips_weights["alex"]).load()
+
+
+def test_layers_of_other_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="`per_layer` needs `net_type` 'alex', 'vgg' or 'squeeze', got 'digits-clip'"):
+        LearnedPerceptualImagePatchSimilarity("digits-clip", per_layer=True)
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze"])

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, cosine_similarity, gelu, layer_norm, normalize
 from torchvision.transforms import v2
-from transformers import CLIPModel, SiglipModel
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 from lightning_imgmetrics import BioCLIPScore, CLIPScore, HPSv2, PickScore, SigLIPScore
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
@@ -347,6 +347,17 @@ def test_siglip(tmp_path: Path) -> None:
     close(
         SigLIPScore(folder, formula="sigmoid").similarity(images=images, prompts=TEXTS), out.logits_per_text.sigmoid()
     )
+
+
+def test_siglip_attends_to_its_padding(tmp_path: Path) -> None:
+    """Also where the tokenizer offers a mask, as that of SigLIP 2 does."""
+    one, other = made.siglip(tmp_path / "one"), made.siglip(tmp_path / "other")
+    about = tmp_path / "other" / "tokenizer_config.json"
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    about.write_text(json.dumps(json.loads(about.read_text()) | names))
+    assert "attention_mask" in AutoTokenizer.from_pretrained(other)("a cat")
+    images = random_images(4, SIDE)
+    close(scores(SigLIPScore(other), images, TEXTS), scores(SigLIPScore(one), images, TEXTS), 1e-6)
 
 
 def test_formulas_of_clip_score(hpsv2: tuple[str, str, OpenClip]) -> None:

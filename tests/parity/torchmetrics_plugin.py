@@ -47,16 +47,17 @@ HOMES: dict[ModuleType, tuple[type, ...]] = {
 }
 # Each test that asks for something else than the metric, and why ours does not give it.
 EXCEPTIONS = {
-    "test_dtype_transfer_to_submodule": "the network runs in float32 as declared, whatever `set_dtype`",
-    "test_kid_raises_errors_and_warnings": "no warning at construction: the docstring gives the bytes",
-    "test_is_raises_errors_and_warnings": "no warning at construction: nothing grows with the number of images",
-    "test_mifid_custom_encoder_with_normalize": "a network must say its width before the first image (`num_features`"
-    " or `input_img_size`), so that ranks without data can sync",
-    "test_normalize_arg": "equal to lpips in float32, but not in each bit: the sums have another order",
-    "test_check_for_backprop": "no gradients: a metric holds no network, and a loss is not what it is for",
-    "test_error_on_wrong_init": "also ValueErrors, in the words of the other errors of this package",
-    "test_error_on_wrong_update": "also ValueErrors, which say which argument came and how; one channel is taken as grey",
+    "fid::test_dtype_transfer_to_submodule": "the network runs in float32 as declared, whatever `set_dtype`",
+    "kid::test_kid_raises_errors_and_warnings": "no warning at construction: the docstring gives the bytes",
+    "inception::test_is_raises_errors_and_warnings": "no warning at construction: nothing grows with the images",
+    "mifid::test_mifid_custom_encoder_with_normalize": "a network must say its width before the first image"
+    " (`num_features` or `input_img_size`), so that ranks without data can sync",
+    "lpips::test_normalize_arg": "equal to lpips in float32, but not in each bit: the sums have another order",
+    "lpips::test_check_for_backprop": "no gradients: a metric holds no network, and a loss is not what it is for",
+    "lpips::test_error_on_wrong_init": "also ValueErrors, in the words of the other errors of this package",
+    "lpips::test_error_on_wrong_update": "also ValueErrors, which name the argument; one channel is grey",
 }
+BY_CHANCE = {"test_normalize_arg"}  # passes where the sums happen to round alike
 STUBS = Path(os.environ["IMGMETRICS_STUBS"])
 
 
@@ -84,6 +85,7 @@ os.environ["IMGMETRICS_WEIGHTS"] = str(STUBS)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        reason = EXCEPTIONS.get(item.name, EXCEPTIONS.get(getattr(item, "originalname", "")))
+        name = item.name.split("[")[0]
+        reason = EXCEPTIONS.get(f"{item.path.stem.removeprefix('test_')}::{name}")
         if reason is not None:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=name not in BY_CHANCE))

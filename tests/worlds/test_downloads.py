@@ -17,7 +17,7 @@ import torch.distributed as dist
 from conftest import Worlds
 
 from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
-from lightning_imgmetrics.models.base import ModelCard, find_weights
+from lightning_imgmetrics.models.weights import ModelCard, find_weights
 
 CONTENT = b"w" * 300_000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
