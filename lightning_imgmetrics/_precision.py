@@ -11,8 +11,9 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32, no gradient, no inference tensors."""
+    """No autocast, no TF32, no gradient, no inference tensors, float32 as the default type."""
     with (
+        default_float32(),
         torch.inference_mode(False),
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),
@@ -27,6 +28,17 @@ def full_precision(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = False
         yield
+
+
+@contextmanager
+def default_float32() -> Iterator[None]:
+    """New tensors are float32, also where Lightning's `precision="bf16-true"` or "64-true" says otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _switches() -> list[Any]:

@@ -124,17 +124,17 @@ class MetricSuite(MetricCollection):
         members = [(name, m) for group in groups.values() for name, m in group]
         # A batch is refused before any metric has taken a part of it.
         prompts = None if prompts is None else as_texts(prompts, n)
-        given = {"real": real, "prompts": prompts, "target": target, "labels": labels}
+        inputs = {"real": real, "prompts": prompts, "target": target, "labels": labels}
         for name, m in members:
             for field in m.inputs:
-                if given[field] is None:
+                if inputs[field] is None:
                     raise TypeError(f"metric {name!r} needs `{field}=` in update")
         if target is not None and sum(map(len, target)) != n:
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, target))} for {n} images")
         if labels is not None and len(labels) != n:
             raise ShapeError(f"`labels` must hold one entry per image, got {len(labels)} for {n} images")
         for _, m in members:
-            m.check_inputs(n, **given)
+            m.check_inputs(n, **inputs)
         if ids is not None and members:
             ids = members[0][1].check_ids(ids, n)
         device = self._device(batches[0])
@@ -143,11 +143,13 @@ class MetricSuite(MetricCollection):
             layers = tuple(dict.fromkeys(layer for _, m in group for layer in m.layers))
             paired = target is not None and any("target" in m.inputs for _, m in group)
             features[extractor] = extractor(batches + (target or []) if paired else batches, layers, device)
+        given = {"real": real, "prompts": prompts, "labels": labels, "ids": ids}
+        feeds = []
         for extractor, group in groups.items():
             alone = {layer: _head(x, n) for layer, x in features[extractor].items()}
-            for _, m in group:
-                pair = "target" in m.inputs
-                m.feed(features[extractor] if pair else alone, real=real, prompts=prompts, labels=labels, ids=ids)
+            feeds += [m.feeding(features[extractor] if "target" in m.inputs else alone, **given) for _, m in group]
+        for finish in feeds:
+            finish()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         raise TypeError("a MetricSuite has no value for one batch: call `update`, then `compute` or `results`")

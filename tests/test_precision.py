@@ -6,6 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from conftest import random_images
+
+from lightning_imgmetrics import LearnedPerceptualImagePatchSimilarity, PickScore
+from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
+from lightning_imgmetrics.models.network import NETWORKS
 
 SETTINGS = [
     "pass",
@@ -32,3 +38,37 @@ assert [switch.fp32_precision for switch in _switches()] == before
 def test_full_precision(setting: str) -> None:
     """In a process of its own, as torch keeps which switches were used."""
     subprocess.run([sys.executable, "-W", "error", "-c", CODE.format(setting=setting)], check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_type_of_the_trainer_is_not_that_of_the_networks(dtype: torch.dtype) -> None:
+    """`precision="bf16-true"` and "64-true" set it around `validation_step`, where a metric may load its network."""
+    images = random_images(4, 40)
+
+    def value() -> tuple[float, ...]:
+        clip, lpips = PickScore("digits-clip"), LearnedPerceptualImagePatchSimilarity("digits-clip")
+        clip.update(images=images, prompts="a handwritten one")
+        lpips.update(images[:2], images[2:])
+        return float(clip.compute()), float(lpips.compute())
+
+    NETWORKS.clear()
+    expected = value()
+    NETWORKS.clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = value()
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert value() == pytest.approx(expected, rel=1e-6)  # what was loaded then is right for all later uses
+
+
+def test_buffers_of_networks_are_float32(lpips_weights: dict[str, str]) -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        network = LpipsExtractor(net="alex", weights=lpips_weights["alex"]).network(torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    NETWORKS.clear()
+    assert {x.dtype for x in network.state_dict().values()} == {torch.float32}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_imgmetrics import (
+    METRICS,
     Authenticity,
     CLIPMaximumMeanDiscrepancy,
     CLIPScore,
@@ -261,6 +262,18 @@ def test_a_refused_batch_leaves_no_trace() -> None:
             suite.update(FAKE, **wrong)
     assert values(suite) == expected
     assert {result.n for result in suite.results().values()} == {N}
+
+
+def test_a_batch_that_one_score_refuses_is_taken_by_none() -> None:
+    """CLIPScore would take it, pairs of unlike size and images of one pixel have no PSNR and no noise level."""
+    pairs = MetricSuite({"clip_score": CLIPScore("digits-clip"), "psnr": METRICS["psnr"]()})
+    with pytest.raises(ShapeError, match="same sizes"):
+        pairs.update(FAKE, prompts=PROMPTS, target=REAL[..., :-1])
+    pixels = MetricSuite({"clip_score": CLIPScore("digits-clip"), "noise": METRICS["noise"]()})
+    with pytest.raises(ShapeError, match="at least 3 x 3"):
+        pixels.update(FAKE[..., :1, :1], prompts=PROMPTS)
+    for suite in (pairs, pixels):
+        assert all(m.untouched for m in suite.named().values())
 
 
 def test_overshoot_is_counted() -> None:

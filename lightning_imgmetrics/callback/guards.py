@@ -18,7 +18,6 @@ GUARDS = {
     "coverage": -1,
     "clip_score": -1,
     "siglip_score": -1,
-    "vqa_score": -1,
     "fid": 1,
     "kid": 1,
     "cmmd": 1,
@@ -28,23 +27,26 @@ _ERRORS = 3.0  # standard errors of a change that is no chance
 _SHARE = 0.05  # of the first value: a smaller change is no matter, however certain
 
 
-def parted(history: Sequence[Mapping[str, Any]], reward: str, higher_is_better: bool | None) -> dict[str, str]:
+def parted(
+    history: Sequence[Mapping[str, Any]], reward: str, higher_is_better: bool | None, guards: Mapping[str, int]
+) -> dict[str, str]:
     """guard -> how it moved against the reward since the first evaluation of `history`; empty where nothing parted.
 
-    Each record has "values" and "errors" (standard errors, where known) by metric. A reward that did not improve by
-    more than chance parts from nothing.
+    Each record has "values" and "errors" (standard errors, where known) by metric, and "weights": only evaluations of
+    weights like the last ones' count. A reward that did not improve by more than chance parts from nothing.
     """
-    if len(history) < 2 or any(reward not in record["values"] for record in (history[0], history[-1])):
+    alike = [record for record in history if record["weights"] == history[-1]["weights"] and reward in record["values"]]
+    if len(alike) < 2 or alike[-1] is not history[-1]:
         return {}
-    first, last = history[0], history[-1]
+    first, last = alike[0], alike[-1]
     better = -1 if higher_is_better is False else 1
     if not _moved(first, last, reward, better, share=0.0):
         return {}
-    both = [name for name in GUARDS if name in first["values"] and name in last["values"] and name != reward]
+    both = [name for name in guards if name in first["values"] and name in last["values"]]
     return {
         name: f"{first['values'][name]:.4g} -> {last['values'][name]:.4g}"
         for name in both
-        if _moved(first, last, name, GUARDS[name], share=_SHARE)
+        if _moved(first, last, name, guards[name], share=_SHARE)
     }
 
 

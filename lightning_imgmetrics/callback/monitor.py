@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics._images import check_value_range
-from lightning_imgmetrics.callback.guards import parted
+from lightning_imgmetrics.callback.guards import GUARDS, parted
 from lightning_imgmetrics.callback.media import Panel, gathered_panel
 from lightning_imgmetrics.callback.progress import sampling_bar
 from lightning_imgmetrics.callback.reference import measure_reference
@@ -101,6 +101,10 @@ class ImageMetricsCallback(Callback):
         self.reward = reward
         if reward is not None and reward not in self.suite.named():
             raise UnknownName("reward", reward, self.suite.named())
+        kinds = {name: m.name for name, m in self.suite.named().items() if name != reward}
+        self._guards = {name: GUARDS[kind] for name, kind in kinds.items() if kind in GUARDS}
+        if reward is not None and not self._guards:
+            raise ValueError(f"`reward` needs a metric that can guard it, such as {', '.join(GUARDS)}; got {[*kinds]}")
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._last: tuple[int, int] | None = None  # (step, epoch) of this fit's last evaluation
         self._results: dict[str, Result] = {}
@@ -109,6 +113,9 @@ class ImageMetricsCallback(Callback):
         needing = [name for name, m in self.suite.named().items() if "prompts" in m.inputs]
         if needing and self.prompts is None:
             raise ValueError(f"metric {needing[0]!r} needs `prompts`")
+        for m in self.suite.named().values():
+            if self.prompts is not None and "labels" not in m.inputs:
+                m.check_inputs(len(self.prompts), prompts=self.prompts)
 
     @property
     def results(self) -> dict[str, Result]:
@@ -139,6 +146,8 @@ class ImageMetricsCallback(Callback):
         for m in self.suite.named().values():  # what is missing shows now and not at the first validation
             for network in m.networks:
                 network.network(pl_module.device)
+                if m.offload:
+                    network.offload(pl_module.device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every.by_step and not isinstance(self.every.steps, int):
@@ -224,7 +233,7 @@ class ImageMetricsCallback(Callback):
     def _guarded(self) -> dict[str, float]:
         if self.reward is None:
             return {}
-        found = parted(self.history, self.reward, self.suite[self.reward].higher_is_better)
+        found = parted(self.history, self.reward, self.suite.named()[self.reward].higher_is_better, self._guards)
         if found:
             told = ", ".join(f"{name} {how}" for name, how in found.items())
             rank_zero_warn(f"{self.prefix}/{self.reward} improved, but {told}: the model may be gaming its reward")

@@ -105,6 +105,9 @@ def prepare(request: Request, front: Front) -> Plan:
     rank, size = world()
     i, k = request.shard
     share = (i - 1) * size + rank, k * size
+    for m in suite.named().values():  # weights that are fetched now are in the signatures below, as when it is resumed
+        for network in m.networks:
+            network.network(device)
     about = _about(replace(request, measures=measures), sides, suite, statistics=statistics)
     folder, position = None, None
     if request.run is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._shapes import bind_shapes
-from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
+from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ValueRangeError
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Extractor, Features
@@ -137,8 +138,11 @@ class ScoreMetric(ImageMetric):
     def scores_of(self, features: Features, **inputs: Any) -> Tensor:
         """The scores of one batch, (n,) or (n, 1 + k), higher or lower being better as the class says."""
 
+    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        return partial(self.add_scores, self.scores_of(features, **inputs), ids)
+
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        self.add_scores(self.scores_of(features, **inputs), ids)
+        self.prepared(features, ids=ids, **inputs)()
 
     def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
         """Add scores (n,), or (n, 1 + k) with further figures."""
@@ -157,6 +161,8 @@ class ScoreMetric(ImageMetric):
         n = int(count)
         if n == 0:
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
+        if not mean.isfinite().all():  # an accelerator does not check what a network returns
+            raise NonFiniteFeatures(f"{self.name}: the scores of some images are NaN or infinite")
         error = float((scatter[0, 0] / (n - 1) / n).sqrt()) if n > 1 else None
         figures = dict(zip(self.columns, mean[1:].tolist(), strict=True))
         figures |= self.counted({name: float(getattr(self, name)) for name in self.counters})

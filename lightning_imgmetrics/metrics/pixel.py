@@ -185,10 +185,14 @@ class FullReferenceMetric(PairedMetric):
                 raise ValueRangeError(f"`{name}` must be finite, got NaN or infinity")
         if pair[0].device.type != "cpu" and pair[0].device != self.device:
             self.to(pair[0].device)
-        low, high = self.data_range if isinstance(self.data_range, tuple) else (None, None)
-        black = self.low if self.channel == "y" else 0.0  # luma has an offset, so black must be 0
-        moved = (x.to(self.device) for x in pair)
-        return [(x if low is None else x.clamp(low, high)).sub(black).div(self.extent) for x in moved]
+        return [self._in_units(x.to(self.device)) for x in pair]
+
+    def _in_units(self, x: Tensor) -> Tensor:
+        if isinstance(self.data_range, tuple):
+            x = x.clamp(*self.data_range)
+        if self.channel == "y" and self.low:  # luma has an offset, so black must be 0
+            x = x - self.low
+        return x if self.extent == 1 else x / self.extent
 
     def parameters_of_value(self) -> dict[str, object]:
         odd = {"data_range": f"{self.low:g}..{self.low + self.extent:g}"} if self.low else {}

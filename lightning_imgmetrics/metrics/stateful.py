@@ -123,12 +123,26 @@ class ImageMetric(StreamMetric):
         """Constructor arguments that change the value, for the signature."""
         return {}
 
+    def prepared(self, features: Features, **inputs: Any) -> Callable[[], None]:
+        """What `update_features` would do, done but for the change of states: what can be refused is refused here."""
+        return functools.partial(self.update_features, features, **inputs)
+
     def feed(self, features: Features, **inputs: Any) -> None:
         """`update` with features that were extracted elsewhere, as a suite does for metrics that share a network."""
+        self.feeding(features, **inputs)()
+
+    def feeding(self, features: Features, **inputs: Any) -> Callable[[], None]:
+        """`feed` in two steps: a batch that is refused is refused here; what is returned changes the states."""
         with full_precision(self.device):
-            self._computed = None
-            self._update_count += 1
-            self.update_features(features, **inputs)
+            absorb = self.prepared(features, **inputs)
+
+        def finish() -> None:
+            with full_precision(self.device):
+                self._computed = None
+                self._update_count += 1
+                absorb()
+
+        return finish
 
     def cached(self, key: Hashable, states: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """`compute()`, kept until `states`, which it is made of, hold other numbers."""

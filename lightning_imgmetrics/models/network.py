@@ -8,10 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from lightning_imgmetrics._precision import default_float32
 from lightning_imgmetrics.errors import ImgMetricsError, MissingWeights, WeightsMismatch
 from lightning_imgmetrics.models.weights import ModelCard, find_weights, local_weights
 
@@ -53,7 +55,7 @@ class Network(ABC):
         with LOCK:
             if (self.key, device) not in NETWORKS:
                 # Building a network draws initial weights that the checkpoint replaces: not from the user's stream.
-                with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                with default_float32(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
                     parked = PARKED.pop((self.key, device), None)
                     loaded = self.load() if parked is None else parked
                     NETWORKS[self.key, device] = loaded.to(device).eval().requires_grad_(False)
@@ -65,7 +67,7 @@ class Network(ABC):
             network = NETWORKS.pop((self.key, device), None)
             if network is None:
                 return
-            TEXTS.pop(id(network), None)
+            TEXTS.pop(network, None)
             if device.type != "cpu":
                 PARKED[self.key, device] = network.to("cpu")
         if device.type == "cuda":
@@ -74,7 +76,7 @@ class Network(ABC):
 
 NETWORKS: dict[tuple[Hashable, torch.device], Any] = {}
 PARKED: dict[tuple[Hashable, torch.device], nn.Module] = {}  # offloaded ones
-TEXTS: dict[int, OrderedDict[Hashable, Any]] = {}  # what networks made of texts, by id of the network
+TEXTS: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # what networks made of texts
 LOCK = threading.RLock()
 
 
@@ -95,7 +97,7 @@ def remembered(
 ) -> list[T]:
     """`compute(texts)`, one entry per text, asked only for texts that this network has not seen of late."""
     with LOCK:
-        known = TEXTS.setdefault(id(network), OrderedDict())
+        known = TEXTS.setdefault(network, OrderedDict())
     if new := [text for text in dict.fromkeys(texts) if (kind, text) not in known]:
         known.update({(kind, text): entry for text, entry in zip(new, compute(new), strict=True)})
     found = [known[kind, text] for text in texts]
