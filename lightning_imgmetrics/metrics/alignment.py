@@ -73,12 +73,20 @@ class PromptMetric(ScoreMetric):
 
 
 class ScorerMetric(PromptMetric):
-    """A `PromptMetric` whose network reads image and prompt together."""
+    """A `PromptMetric` whose network reads image and prompt together.
+
+    What it says stays with the features of the batch, for others that are fed the same: `PerPrompt` in one suite.
+    """
 
     extractor: Scorer
 
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
-        return self.extractor.score(features, prompts, self.device)
+        asked = self.extractor, tuple(prompts)
+        known, verdict = features.get("verdict", (None, None))
+        if known != asked:
+            verdict = self.extractor.score(features, prompts, self.device)
+            features["verdict"] = asked, verdict
+        return verdict
 
 
 class CosineMetric(PromptMetric):
@@ -138,26 +146,28 @@ class CosineMetric(PromptMetric):
 
     def similarity(self, *, images: Images, prompts: Texts) -> Tensor:
         """The score of every prompt with every image: m prompts, n images -> (m, n). Nothing is added to the state."""
-        return self.of_cosine(self._cosines(images, prompts))
+        return self.of_cosine(self._cosines(images, prompts, self.embed_prompts))
 
     def probabilities(self, *, images: Images, prompt: str) -> Tensor:
         """The chance of each image to be preferred among all of them: the softmax of exp(logit_scale) cos, (n,).
 
-        As the checkpoint was trained, whatever the formula of the score.
+        As the checkpoint was trained, whatever the formula of the score: nothing is put before the prompt.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"`prompt` must be one text, got {type(prompt).__name__}")
-        cosines = self._cosines(images, prompt)[0]
+        cosines = self._cosines(images, prompt, lambda texts: self.extractor.embed_text(texts, self.device))[0]
         return (self.extractor.logits(cosines.device)[0] * cosines).softmax(0)
 
-    def _cosines(self, images: Images, prompts: Texts) -> Tensor:
+    def _cosines(
+        self, images: Images, prompts: Texts, embed: Callable[[Sequence[str]], tuple[Tensor, int]]
+    ) -> Tensor:
         texts = [prompts] if isinstance(prompts, str) else as_texts(prompts, len(prompts))
         if not texts:
             raise ShapeError("`prompts` must hold at least one text, got none")
         self.check_inputs(len(texts), prompts=texts)
         with full_precision(self.device):
             image = normalize(self.features_aside(images)["embed"], dim=1)
-            text = normalize(self.embed_prompts(texts)[0].to(image.device), dim=1)
+            text = normalize(embed(texts)[0].to(image.device), dim=1)
             return text @ image.mT
 
     def parameters_of_value(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, UnknownName
+from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError, UnknownName
 from lightning_imgmetrics.functional.balance import balance_interval, kl_divergence, largest_skew
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
@@ -95,6 +95,8 @@ class AttributeBalance(ImageMetric):
 
     def summarize(self) -> Summary:
         _, keys, labels, confidence = self.read("label").unbind(1)
+        if unread := int(confidence.isnan().sum()):
+            raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for {unread} images")
         told = labels >= 0
         n, k = int(told.sum()), len(self.labels)
         if n == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.alignment import CosineMetric, Model, Texts
+from lightning_imgmetrics.metrics.stateful import Summary
 from lightning_imgmetrics.metrics.streams import Ids
 
 
@@ -20,7 +22,7 @@ class CLIPScore(CosineMetric):
     `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that
     returns (model, processor). Source and target are images or texts in any combination, one to one; or `images=` and
     `prompts=`. Texts beyond the model's context are truncated before the end-of-text token. `formula`: see
-    `CosineMetric`. Range [-100, 100] per sample, higher is better. Source: Hessel et al. 2021.
+    `CosineMetric`. The interval is that of the mean, which may lie below the floor. Range [-100, 100] per sample, higher is better. Source: Hessel et al. 2021.
     """
 
     name: ClassVar[str] = "clip_score"
@@ -66,8 +68,11 @@ class CLIPScore(CosineMetric):
         self.truncated += truncated
         return embeddings
 
-    def value_of_mean(self, mean: Tensor) -> Tensor:
-        return mean.clamp(min=0) if self.formula == "cosine" else mean
+    def summarize(self) -> Summary:
+        summary = super().summarize()
+        if self.formula != "cosine":
+            return summary
+        return replace(summary, value=summary.value.clamp(min=0), estimate=float(summary.value))
 
 
 class SigLIPScore(CosineMetric):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
+from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.prompts import (
+    PromptStatistics,
     best_of_k,
     prompt_mean,
     prompt_statistics,
@@ -18,6 +20,8 @@ from lightning_imgmetrics.functional.prompts import (
     worst_of_k,
 )
 from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.paired import PartlyDefinedMetric
+from lightning_imgmetrics.metrics.pixel import PairMetric
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Features
@@ -30,7 +34,9 @@ from lightning_imgmetrics.states.tables import Reservoir
 class PerPrompt(ImageMetric):
     """A score metric over several samples per prompt: the mean over prompts of their means, clustered by prompt.
 
-    `metric`: any score of single images, of pairs, or of images and prompts. In `details`: "best_of_k" and "worst_of_k"
+    `metric`: any score of single images, of pairs, or of images and prompts; it is copied, and what it has seen is not
+    counted. A pair without a score (PSNR of equal images) is left out, "n_undefined" in `details` being the number of
+    them. There, too: "best_of_k" and "worst_of_k"
     for k = 1, 2, 4, ... up to the samples that every prompt has ("best_of_n", "worst_of_n": at that n), exact
     expectations over all choices of k samples, so that a showcase of cherry-picked samples can be told from the model;
     "spread", the standard deviation over the seeds of one prompt; "variance_between" and "variance_within" prompts
@@ -43,8 +49,11 @@ class PerPrompt(ImageMetric):
     def __init__(self, metric: ScoreMetric, **kwargs: Any):
         if not isinstance(metric, ScoreMetric):
             raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
+        if isinstance(metric, PairMetric) and metric.reduction not in ("mean", "elementwise_mean"):
+            raise ValueError(f"`metric` must have a mean as its reduction, got {metric.reduction!r}")
         super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
-        self._inner = (metric,)  # not a module of this one: its states are never used
+        self._inner = (deepcopy(metric),)  # not a module of this one: its states are never used, but for the counters
+        self.metric.reset()
         self.name = f"{metric.name}_per_prompt"  # type: ignore[misc]
         self.unit = metric.unit  # type: ignore[misc]
         self.inputs = tuple(dict.fromkeys([*metric.inputs, "prompts"]))
@@ -55,7 +64,7 @@ class PerPrompt(ImageMetric):
 
     @property
     def metric(self) -> ScoreMetric:
-        """The metric of single samples."""
+        """The metric of single samples, which is this one's own."""
         return self._inner[0]
 
     @property
@@ -78,26 +87,29 @@ class PerPrompt(ImageMetric):
         targets = [] if target is None else self.accept(target, "target")
         if target is not None and sum(map(len, targets)) != len(texts):
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {len(texts)}")
-        self.update_features(self.extract(batches + targets), prompts=texts, ids=ids)
+        metric = self.metric.to(self.device)
+        if isinstance(metric, PairMetric):
+            scores = metric.scores_of_pairs(images=batches, target=targets)
+        else:
+            scores = metric.scores_of(self.extract(batches + targets), prompts=texts)
+        self._add_scores(scores, texts, ids)
 
     def check_inputs(self, n: int, **inputs: Any) -> None:
         self.metric.check_inputs(n, **inputs)
 
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        self.metric.to(self.device)
-        scores = self.metric.scores_of(features, **inputs)
+        self._add_scores(self.metric.to(self.device).scores_of(features, **inputs), inputs["prompts"], ids)
+
+    def _add_scores(self, scores: Tensor, prompts: Sequence[str], ids: Ids | None) -> None:
         for name in self.metric.counters:  # counted here, where ranks are joined
             setattr(self, name, getattr(self, name) + getattr(self.metric, name))
             setattr(self.metric, name, torch.zeros_like(getattr(self.metric, name)))
         scores = (scores[:, None] if scores.ndim == 1 else scores)[:, :1].to(self._home, torch.float64)
-        keys = torch.tensor([[text_key(prompt)] for prompt in inputs["prompts"]], dtype=torch.float64)
+        keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64)
         self.absorb("score", torch.cat([keys.to(scores.device), scores], 1), ids)
 
     def summarize(self) -> Summary:
-        _, keys, scores = self.read("score").unbind(1)
-        if not len(scores):
-            raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
-        prompts = (keys * 2.0**53).long()
+        scores, prompts, undefined = self._defined()
         each = prompt_statistics(scores, prompts)
         mean, error = prompt_mean(scores, prompts) if len(each.n) > 1 else (each.mean[0], None)
         fewest = int(each.n.min())
@@ -108,13 +120,29 @@ class PerPrompt(ImageMetric):
             best, worst = (worst, best) if self.higher_is_better is False else (best, worst)
             details |= {f"best_of_{k}": float(best), f"worst_of_{k}": float(worst)}
         details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
-        details |= self._variances(scores, prompts, each.n)
+        details |= self._variances(scores, prompts, each) | undefined
         details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
         return Summary(mean, len(scores), None if error is None else float(error), len(each.n), details)
 
-    def _variances(self, scores: Tensor, prompts: Tensor, counts: Tensor) -> dict[str, float]:
-        if len(counts) < 2 or int(counts.max()) < 2:
+    def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """The scores that there are, their prompts as integers, and for the details how many samples have none."""
+        _, keys, scores = self.read("score").unbind(1)
+        known = scores.isfinite()
+        n, partly = int(known.sum()), isinstance(self.metric, PartlyDefinedMetric)
+        if n < len(scores) and not partly:
+            raise NonFiniteFeatures(f"{self.name}: {len(scores) - n} of {len(scores)} scores are NaN or infinity")
+        if n == 0:
+            why = f"none of {len(scores)} samples has a score" if len(scores) else "call `update` first"
+            raise NotEnoughSamples(self.name, 0, 1, why)
+        prompts = (keys[known] * 2.0**53).long()
+        return scores[known], prompts, {"n_undefined": float(len(scores) - n)} if partly else {}
+
+    def _variances(self, scores: Tensor, prompts: Tensor, each: PromptStatistics) -> dict[str, float]:
+        if int(each.n.max()) < 2:
             return {}
+        if len(each.n) == 1:
+            within = float(each.variance[0])
+            return {"variance_within": within, "spread": within**0.5}
         between, within = (float(x) for x in variance_components(scores, prompts))
         return {"variance_between": between, "variance_within": within, "spread": within**0.5}
 

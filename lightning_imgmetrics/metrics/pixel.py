@@ -66,16 +66,18 @@ class PairMetric(ScoreMetric):
 
     def add_pairs(self, ids: Ids | None, **sides: Images) -> None:
         """`update` with both sides under the names that errors are to give them."""
-        first, second = (self.accept(images, name) for name, images in sides.items())
+        self.add_scores(self.scores_of_pairs(**{name: self.accept(x, name) for name, x in sides.items()}), ids)
+
+    def scores_of_pairs(self, **sides: Sequence[Tensor]) -> Tensor:
+        """The scores of batches, two sides under the names that errors are to give them: a pass for those of a size."""
+        first, second = sides.values()
         sizes = [[tuple(x.shape) for batch in side for x in batch] for side in (first, second)]
         if sizes[0] != sizes[1]:
             names = " and ".join(f"`{name}`" for name in sides)
             raise ShapeError(f"{names} must hold images of the same sizes, got {sizes[0]} and {sizes[1]}")
         if [len(batch) for batch in first] != [len(batch) for batch in second]:  # of one size, but unlike types
             first, second = ([x[None] for batch in side for x in batch] for side in (first, second))
-        self.add_scores(
-            torch.cat([self.scores_of(self.extract(pair)) for pair in zip(first, second, strict=True)]), ids
-        )
+        return torch.cat([self.scores_of(self.extract(pair)) for pair in zip(first, second, strict=True)])
 
     def summarize(self) -> Summary:
         summary = self.over_pairs()
@@ -158,13 +160,13 @@ class FullReferenceMetric(PairedMetric):
         self.update_features({"pixels": pairs}, ids=ids)
 
     def compare(self, preds: Tensor, target: Tensor) -> Tensor:
-        return self.measure(*self.prepared(preds, target))
+        return self.measure(*self.cropped(preds, target))
 
     @abstractmethod
     def measure(self, preds: Tensor, target: Tensor) -> Tensor:
         """As `compare`, of what `channel` and `crop_border` leave of floats in units of the range."""
 
-    def prepared(self, *sides: Tensor) -> list[Tensor]:
+    def cropped(self, *sides: Tensor) -> list[Tensor]:
         """Without the border, and as luma if that is measured."""
         if border := self.crop_border:
             if min(sides[0].shape[-2:]) <= 2 * border:

@@ -12,6 +12,7 @@ from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.metrics.base import ScoreMetric
+from lightning_imgmetrics.metrics.pixel import PairMetric
 from lightning_imgmetrics.metrics.stateful import as_texts
 from lightning_imgmetrics.metrics.table import METRICS, metric
 
@@ -54,9 +55,8 @@ def score(
         with full_precision(m.device):
             for start in range(0, n, batch_size):
                 part = slice(start, start + batch_size)
-                paired = sides if "target" in m.inputs else sides[:1]
-                batches = [batch for side in paired for batch in as_images(side[part], decoded=True)[0]]
-                scores = m.scores_of(m.extract(batches), prompts=None if texts is None else texts[part])
+                batches = [as_images(side[part], decoded=True)[0] for side in sides]
+                scores = _scores_of(m, *batches, prompts=None if texts is None else texts[part])
                 out.append((scores if scores.ndim == 1 else scores[:, 0]).double().cpu())
     finally:
         for network in m.networks if m.offload else ():
@@ -68,6 +68,12 @@ def _singles(images: Images, name: str, value_range: tuple[float, float]) -> lis
     """8-bit images (3, h, w), as a suite measures them."""
     batches, _ = as_images(images, name=name, value_range=value_range)
     return [image for batch in batches for image in quantize(batch)]
+
+
+def _scores_of(m: Any, images: list[Tensor], target: Sequence[Tensor] = (), **inputs: Any) -> Tensor:
+    if isinstance(m, PairMetric):
+        return m.scores_of_pairs(images=images, target=target)
+    return m.scores_of(m.extract([*images, *(target if "target" in m.inputs else ())]), **inputs)
 
 
 def _scores(maker: Any) -> bool:

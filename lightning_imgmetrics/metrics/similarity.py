@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -86,17 +86,23 @@ class StructuralSimilarityIndexMeasure(SimilarityMetric):
             return ssim(preds, target, **self.options)
         return torch.stack([x.flatten(1).mean(1) for x in ssim_maps(preds, target, **self.options)], 1)
 
-    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        super().update_features(features, ids=ids, **inputs)
-        if self.return_full_image:
-            pairs = pairs_in(features)
-            keys = torch.full((len(pairs[0]),), -1) if ids is None else self.check_ids(ids, len(pairs[0]))
-            for key, preds, target in zip(keys.tolist(), *pairs, strict=True):
-                whole, _ = ssim_maps(*self.prepared(preds[None], target[None]), **self.options)
-                channels, *depth, height, width = whole.shape[1:]
+    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        absorb = super().prepared(features, ids=ids, **inputs)
+        if not self.return_full_image:
+            return absorb
+        sides = zip(*pairs_in(features), strict=True)
+        maps = [ssim_maps(*self.cropped(x[None], y[None]), **self.options)[0][0] for x, y in sides]
+        keys = [-1] * len(maps) if ids is None else self.check_ids(ids, len(maps)).tolist()
+
+        def finish() -> None:
+            absorb()
+            for key, whole in zip(keys, maps, strict=True):
+                channels, *depth, height, width = whole.shape
                 shape = [key, channels, *(depth or [0]), height, width]
                 self._append("image_shapes", torch.tensor([shape], device=self._home))
                 self._append("image_values", whole.flatten().float().to(self._home))
+
+        return finish
 
     def images(self) -> Tensor | list[Tensor]:
         """The maps (n, c, ...), float32, in the order of the scores; a list where they have unlike sizes."""
