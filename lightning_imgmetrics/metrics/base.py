@@ -138,11 +138,11 @@ class ScoreMetric(ImageMetric):
     def scores_of(self, features: Features, **inputs: Any) -> Tensor:
         """The scores of one batch, (n,) or (n, 1 + k), higher or lower being better as the class says."""
 
-    def pending(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
         return partial(self.add_scores, self.scores_of(features, **inputs), ids)
 
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        self.pending(features, ids=ids, **inputs)()
+        self.prepared(features, ids=ids, **inputs)()
 
     def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
         """Add scores (n,), or (n, 1 + k) with further figures."""

@@ -123,7 +123,7 @@ class ImageMetric(StreamMetric):
         """Constructor arguments that change the value, for the signature."""
         return {}
 
-    def pending(self, features: Features, **inputs: Any) -> Callable[[], None]:
+    def prepared(self, features: Features, **inputs: Any) -> Callable[[], None]:
         """What `update_features` would do, done but for the change of states: what can be refused is refused here."""
         return functools.partial(self.update_features, features, **inputs)
 
@@ -134,7 +134,7 @@ class ImageMetric(StreamMetric):
     def feeding(self, features: Features, **inputs: Any) -> Callable[[], None]:
         """`feed` in two steps: a batch that is refused is refused here; what is returned changes the states."""
         with full_precision(self.device):
-            absorb = self.pending(features, **inputs)
+            absorb = self.prepared(features, **inputs)
 
         def finish() -> None:
             with full_precision(self.device):
