@@ -246,6 +246,9 @@ def test_full_images_follow_the_scores() -> None:
     assert [x.shape[-1] for x in metric.compute()[1]] == [48, 48, 48, 40]
     metric.plot()
     assert metric.result().n == 4
+    suite = MetricSuite({"ssim": StructuralSimilarityIndexMeasure(return_full_image=True)})
+    suite.update(preds, target=target)
+    close(suite["ssim"].compute()[1], maps)
 
 
 # Pairs without a score
