@@ -86,7 +86,11 @@ def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
             raise ShapeError(f"`{name}[{index}]` must be (3, h, w), got shape {tuple(image.shape)}")
         return image
     if not hasattr(image, "convert"):
-        raise ShapeError(f"`{name}[{index}]` must be a (3, h, w) tensor or a PIL image, got {type(image).__name__}")
+        text = isinstance(image, str)
+        hint = "; open files with PIL.Image.open, give prompts as `prompts=`" if text else ""
+        raise ShapeError(
+            f"`{name}[{index}]` must be a (3, h, w) tensor or a PIL image, got {type(image).__name__}{hint}"
+        )
     if image.mode == "F":
         raise ValueRangeError(f"`{name}[{index}]` has float pixels, which have no declared range")
     if image.mode.startswith("I"):

@@ -255,7 +255,10 @@ class MetricSuite(MetricCollection):
         return about
 
     def merge(self, other: MetricSuite | str | os.PathLike[str]) -> None:
-        """Add the states of another suite or of a saved one: shards evaluated apart, or an earlier part of a run."""
+        """Add the states of another suite or of a saved one: shards evaluated apart, or an earlier part of a run.
+
+        References add up as samples do: give each shard its own share of the reference images, or one of them all.
+        """
         if isinstance(other, MetricSuite):
             theirs = other.named()
             check_names(self.named(), theirs)

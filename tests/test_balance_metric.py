@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import (
     MissingWeights,
+    NonFiniteFeatures,
     NotEnoughSamples,
     ShapeError,
     SignatureMismatch,
@@ -91,6 +92,25 @@ def test_zero_shot_labels() -> None:
     assert "unlabeled_fraction" not in result.details
     assert result.n == N
     assert (result.unit, result.higher_is_better) == ("nats", False)
+
+
+@pytest.mark.parametrize("zero_shot", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_cannot_be_labeled_is_an_error(checkpoint: str, zero_shot: bool, bad: float) -> None:
+    """An accelerator hands on what the CPU refuses; it is nobody's first label."""
+    metric = AttributeBalance(WORDS, model="digits-clip") if zero_shot else classified(checkpoint, LABELS)
+    features = metric.extract([images(3)])
+    (layer,) = metric.layers
+    metric.feed(features, prompts=PROMPTS)
+    assert metric.result().n == 3
+    features[layer] = features[layer].clone()
+    features[layer][1] = bad
+    metric.feed(features, prompts=PROMPTS)
+    with pytest.raises(NonFiniteFeatures, match="attribute_balance: the network returned NaN or infinity for 1 image"):
+        metric.compute()
+    metric.reset()
+    metric.update(images(), prompts())
+    assert metric.result().n == N
 
 
 @pytest.mark.parametrize("target", [None, {"woman": 0.5, "man": 0.3, "nobody": 0.2}, [0.2, 0.5, 0.3]])

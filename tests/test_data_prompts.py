@@ -20,11 +20,17 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def test_a_blank_line_does_not_move_the_prompts_below(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "one\n\nthree\n")
+    with pytest.raises(ShapeError, match=r"a\.txt, line 2: holds no prompt"):
+        read_prompt_table(path)
+
+
 def test_lists_and_lines(tmp_path: Path) -> None:
     assert read_prompts(None) is None
     assert read_prompts(TEXTS) == TEXTS
     for mark in ("", "\ufeff"):
-        path = write(tmp_path / "a.txt", mark + "\r\n\n".join(TEXTS) + "\n  \n")
+        path = write(tmp_path / "a.txt", mark + "\r\n".join(TEXTS) + "\n  \n\n")
         assert read_prompts(path) == read_prompts(str(path)) == TEXTS
     for nothing in ([], [1], write(tmp_path / "b.txt", "\n \n")):
         with pytest.raises(ShapeError, match="`prompts` must"):
@@ -125,7 +131,7 @@ def test_positions_where_no_files_are_named() -> None:
     assert align_prompts(records, ["c", "a", "b"]) == records
     with pytest.raises(ShapeError, match=r"5 images and 3 partners .* 2 and 0 do not: image 'd', image 'e'$"):
         align_prompts(records, ["a", "b", "c", "d", "e"])
-    with pytest.raises(ShapeError, match=r"1 images and 3 partners .*: prompt or file 'a .red. cube', "):
+    with pytest.raises(ShapeError, match=r"1 images and 3 partners .*: partner 'a .red. cube', "):
         align_prompts(records, ["a"])
     with pytest.raises(ShapeError, match="all prompts or none must name their image file, got 1 of 2"):
         align_prompts([Prompt("a", "a.png"), Prompt("b")], ["a.png", "b.png"])
@@ -136,9 +142,9 @@ def test_at_most_five_without_a_partner_are_listed() -> None:
     with pytest.raises(ShapeError, match=r"20 images and 12 partners .* 8 and 0 do not") as caught:
         match_names(names, names[:12])
     assert str(caught.value).count("image '") == 5
-    with pytest.raises(ShapeError, match=r"1 and 1 do not: image '3\.png', prompt or file 'x\.png'$"):
+    with pytest.raises(ShapeError, match=r"1 and 1 do not: image '3\.png', partner 'x\.png'$"):
         match_names(names, [name if name != "3.png" else "x.png" for name in names])
-    with pytest.raises(ShapeError, match=r"1 and 2 do not: image '0\.png', prompt or file '0\.png', "):
+    with pytest.raises(ShapeError, match=r"1 and 2 do not: image '0\.png', partner '0\.png', "):
         match_names(names, [*names, "0.png"])
     with pytest.raises(ShapeError, match="2 and 1 do not"):  # two images of one stem
         match_names(["a/1.png", "b/1.png"], ["1.png"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -372,12 +374,46 @@ def test_checkpoints_that_are_damaged_or_absent(dinov2_folders: dict[str, str], 
     kept = load_file(target / "model.safetensors")
     del kept["layernorm.weight"]
     save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(WeightsMismatch, match="does not fit its network: keys missing: layernorm.weight"):
+    with pytest.raises(WeightsMismatch, match=r"does not fit its network: keys missing: layernorm\.weight"):
         Dinov2Extractor(str(target)).network(CPU)
     with pytest.raises(
         MissingWeights, match=r"huggingface.co/facebook/dinov2-large .revision main.*IMGMETRICS_WEIGHTS"
     ):
         Dinov2Extractor().network(CPU)
+
+
+def test_only_weights_that_are_loaded_are_cited(dinov2_folders: dict[str, str], tmp_path: Path) -> None:
+    """In transformers' order: one file, its shards, then the older kinds; not what else lies there."""
+    folder = tmp_path / "net"
+    shutil.copytree(dinov2_folders["224"], folder)
+    extractor = Dinov2Extractor(str(folder))
+    before = extractor.rules()["weights"]
+
+    def digest(name: str) -> str:
+        return hashlib.sha256((folder / name).read_bytes()).hexdigest()[:8]
+
+    for name in ("adapter.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "training_args.bin"):
+        (folder / name).write_bytes(name.encode())
+    assert extractor.rules()["weights"] == before == digest("model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    parts = {key: names[i % 2] for i, key in enumerate(tensors)}
+    for name in names:
+        save_file({k: x for k, x in tensors.items() if parts[k] == name}, folder / name, metadata={"format": "pt"})
+    assert extractor.rules()["weights"] == before
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 1}, "weight_map": parts}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert extractor.rules()["weights"] == "+".join(map(digest, names))
+    assert extractor.prefetch() == folder
+    (folder / names[1]).rename(tmp_path / "away")
+    assert extractor.where() is None
+    (folder / "model.safetensors.index.json").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    assert extractor.rules()["weights"] == digest("pytorch_model.bin")
+    assert extractor.prefetch() == folder
+    (folder / "pytorch_model.bin").unlink()
+    assert extractor.where() is None  # whatever else ends in .safetensors or .bin
 
 
 def test_the_hub_cache(dinov2_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +480,7 @@ def test_crop_bicubic_is_the_way_of_cmmd(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(extractor.prepare(images), (x - mean) / std, rtol=0, atol=1.01 / 255 / min(std).item())
     assert extractor.signature() == {**ClipExtractor().signature(), "resize": "crop-bicubic"}
     assert extractor.network(CPU) is ClipExtractor().network(CPU)
-    with pytest.raises(UnknownName, match="`resize` must be one of 'processor', 'crop-bicubic', .*; got 'clean'"):
+    with pytest.raises(UnknownName, match=r"`resize` must be one of 'processor', 'crop-bicubic', .*; got 'clean'"):
         ClipExtractor(resize="clean")
 
 

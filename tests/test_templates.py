@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.served.append(self.path)
+        if self.path == "/slow.py":
+            time.sleep(1)
         if self.path != "/short.py":
             return super().do_GET()
         self.send_response(200)
@@ -256,12 +259,23 @@ def test_a_download_of_another_text_is_an_error_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("file", "reason"), [("gone.py", "404"), ("short.py", "IncompleteRead")])
-def test_a_failed_download_gives_the_generic_wording(
-    file: str, reason: str, tmp_path: Path, server: tuple[str, list[str]]
-) -> None:
-    with pytest.warns(UserWarning, match=reason):
-        assert find_template(card(source=f"{server[0]}/{file}")) == Template("How good is {prompt}?", "generic")
+def test_a_failed_download_is_an_error(file: str, reason: str, tmp_path: Path, server: tuple[str, list[str]]) -> None:
+    """On one rank of several it must not lead to another wording than on the rest."""
+    with pytest.raises(MissingWeights, match=rf"{reason}.*Fetch {server[0]}/{file} .*`template`.*IMGMETRICS_OFFLINE=1"):
+        find_template(card(source=f"{server[0]}/{file}"))
     assert [path for path in (tmp_path / "cache").rglob("*.txt") if path.is_file()] == []
+
+
+def test_who_waited_for_a_failure_does_not_try_again(server: tuple[str, list[str]]) -> None:
+    wanted = card(source=f"{server[0]}/slow.py")
+    with ThreadPoolExecutor(4) as pool:
+        failed = [pool.submit(find_template, wanted) for _ in range(4)]
+    reasons = sorted(str(future.exception()) for future in failed)
+    assert server[1] == ["/slow.py"]
+    assert all(isinstance(future.exception(), MissingWeights) for future in failed)
+    assert ["another process has tried in vain" in reason for reason in reasons].count(True) == 3
+    with pytest.raises(MissingWeights, match="404"):  # later, one tries again
+        find_template(wanted)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "IMGMETRICS_OFFLINE"])

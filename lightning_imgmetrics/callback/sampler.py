@@ -59,7 +59,8 @@ def generators_of(seed: int, ids: Sequence[int]) -> list[torch.Generator]:
 class PairedSampler:
     """For reconstruction, super-resolution and editing: `module.<method>(inputs)` over a dataset with known targets.
 
-    Items are an input, taken as its own target, or (input, target) as tensors of one size; sample id i is item i.
+    Items are an input or (input,), taken as its own target, or (input, target) as tensors of one size; sample id i is
+    item i.
     """
 
     def __init__(self, dataset: Dataset, method: str = "forward"):
@@ -73,8 +74,8 @@ class PairedSampler:
                 f"`num_samples` must be at most the {size} items of the paired dataset, got id {max(ids)}"
             )
         items = [self.dataset[i] for i in ids]
-        pairs = [item if isinstance(item, tuple | list) else (item, item) for item in items]
-        inputs, targets = (torch.stack([pair[k] for pair in pairs]).to(module.device) for k in (0, 1))
+        pairs = [item if isinstance(item, tuple | list) else (item,) for item in items]
+        inputs, targets = (torch.stack([pair[k] for pair in pairs]).to(module.device) for k in (0, -1))
         return PairedImages(getattr(module, self.method)(inputs), targets)
 
 

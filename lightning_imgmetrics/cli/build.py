@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +20,15 @@ from lightning_imgmetrics.models.table import MODELS
 
 GROUPS = 20  # parts of the samples behind an interval
 _WEIGHTS = ("feature_extractor_weights_path", "weights")
+_ALIASES = {  # names among the annotations -> what can be typed of them
+    "Any": {"int", "float", "str"},
+    "Network": {"str"},
+    "Model": {"str"},
+    "Label": {"int", "str"},
+    "Sequence[Label]": {"Sequence[int | str]"},
+    "Target": {"Sequence[float]"},
+    "Numbers": {"float", "Sequence[float]"},
+}
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -63,10 +71,12 @@ def build(measures: Measures, *, protocol_is_used: bool = False) -> dict[str, Im
 def _per_prompt(made: dict[str, ImageMetric]) -> dict[str, ImageMetric]:
     """`PerPrompt` of those that score single samples."""
     scored = {key: m for key, m in made.items() if isinstance(m, ScoreMetric)}
-    found: dict[str, ImageMetric] = {f"{key}_per_prompt": PerPrompt(deepcopy(m)) for key, m in scored.items()}
-    if not found:
+    if not scored:
         raise UsageError(f"--per-prompt: none of {', '.join(made)} scores single images")
-    return found
+    try:
+        return {f"{key}_per_prompt": PerPrompt(m) for key, m in scored.items()}
+    except ValueError as error:
+        raise UsageError(f"--per-prompt: {error}") from error
 
 
 def needs(keys: Sequence[str]) -> dict[str, list[str]]:
@@ -171,12 +181,13 @@ def _given(measures: Measures) -> dict[str, dict[str, Any]]:
 
 
 def _typed(parameter: inspect.Parameter, text: str, setting: str) -> Any:
-    """`text` as the first of the parameter's types that it can be: texts with commas, bool, None, int, float, str."""
+    """`text` as the first of the parameter's types that it can be: values with commas, bool, None, int, float, str."""
     kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
-    if kinds & {"Any", "Network", "Model", "Label"}:
-        kinds |= {"int", "float", "str"} if "Any" in kinds else {"str"}
-    if any(kind.startswith("Sequence[") for kind in kinds) and ("," in text or "str" not in kinds):
-        return parse_list(text)
+    kinds = {real for kind in kinds for real in _ALIASES.get(kind, {kind})}
+    listed = [kind.removeprefix("Sequence[").removesuffix("]") for kind in kinds if kind.startswith("Sequence[")]
+    none = "None" in kinds and text.lower() == "none"
+    if listed and not none and ("," in text or kinds.isdisjoint(("int", "float", "str"))):
+        return [_typed(parameter.replace(annotation=listed[0]), part, setting) for part in parse_list(text)]
     readers: dict[str, Callable[[str], Any]] = {
         "bool": lambda text: _TRUTH[text.lower()],
         "None": lambda text: {"none": None}[text.lower()],

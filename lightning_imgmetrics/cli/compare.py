@@ -99,6 +99,8 @@ def _compared(
     a: Result, b: Result, scores_a: Mapping[int, float], scores_b: Mapping[int, float], *, seed: int, unlike: str
 ) -> Comparison:
     difference, interval, p, by = a.value - b.value, None, None, "no interval"
+    if not (math.isfinite(a.value) and math.isfinite(b.value)):
+        return Comparison(a.name, a.value, b.value, difference, None, None, "?", "no interval: infinite values", unlike)
     ids = sorted(scores_a.keys() & scores_b.keys())
     if len(ids) > 1 and _is_mean(a, scores_a) and _is_mean(b, scores_b):
         pair = (torch.tensor([scores[i] for i in ids], dtype=torch.float64) for scores in (scores_a, scores_b))

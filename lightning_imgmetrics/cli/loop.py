@@ -18,7 +18,7 @@ from lightning_imgmetrics.cli.request import Request
 from lightning_imgmetrics.cli.resume import Position, RunFolder
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
 from lightning_imgmetrics.errors import ImgMetricsError, UnreadableImage
-from lightning_imgmetrics.models.base import measured_deviation
+from lightning_imgmetrics.models.base import PixelExtractor, measured_deviation
 from lightning_imgmetrics.suite import MetricSuite
 
 _LARGEST = {"cpu": 32}  # images per batch where the batch size is ours to choose; no larger one is faster on a CPU
@@ -142,6 +142,8 @@ class Loop:
         self._unmeasured = False
         batches = decoded(images)
         for extractor, group in self.suite._by_network(False).items():
+            if isinstance(extractor, PixelExtractor):  # whose features are the images
+                continue
             layers = list(dict.fromkeys(layer for _, m in group for layer in m.layers))
             worst = measured_deviation(extractor, batches, layers, self.device)
             how = extractor.dtype + (", compiled" if extractor.compiled and extractor.compilable else "")

@@ -10,7 +10,7 @@ from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.cli.console import Terminal
 from lightning_imgmetrics.cli.evaluate import Outcome
 from lightning_imgmetrics.cli.request import UsageError
-from lightning_imgmetrics.report.tables import Report, beside, csv_text, n_failed, to_csv, to_markdown, to_table
+from lightning_imgmetrics.report.tables import Report, csv_text, n_failed, remarks, to_csv, to_markdown, to_table
 
 
 def probe(*paths: str | None) -> None:
@@ -36,9 +36,8 @@ def write_text(path: str, text: str) -> None:
 def show_report(report: Report, terminal: Terminal) -> None:
     """The table, and under it the signature of each number."""
     terminal.show(to_table(report), *(f"{r.name}: {r.signature}" for r in report.results.values()))
-    for text in map(beside, report.results.values()):
-        if text:
-            terminal.note(text)
+    for text in (text for result in report.results.values() for text in remarks(result)):
+        terminal.note(text)
     if report.failed:
         terminal.note(n_failed(report))
 

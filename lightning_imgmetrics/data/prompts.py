@@ -43,7 +43,7 @@ def read_prompts(prompts: Sequence[str] | str | Path | None) -> list[str] | None
 def read_prompt_table(source: str | Path) -> list[Prompt]:
     """The prompts in a file or folder, in its order, with image file and category where they are given.
 
-    A text file with one per line (blank lines do not count); .jsonl with an object per line, or .csv with a header:
+    A text file with one per line (blank lines may only end it); .jsonl with an object per line, or .csv with a header:
     "prompt" (else "text", "caption"), "file" (else "file_name", "filename", "image", "image_path", "path"), "category"
     (else "label"); a folder with one .txt per image, which is the image's path without suffix, sorted;
     "hf:NAME:SPLIT:COLUMN". ShapeError, with the line, for an entry without a prompt, and for no prompt at all.
@@ -58,7 +58,7 @@ def read_prompt_table(source: str | Path) -> list[Prompt]:
     elif path.suffix.lower() == ".csv":
         records = [_record(row, f"{path}, line {line}") for line, row in _csv_rows(path)]
     else:
-        records = [Prompt(line) for line in _text(path).splitlines() if line.strip()]
+        records = [Prompt(line) for line in _lines(path)]
     if not records:
         raise ShapeError(f"`prompts` must hold at least one text, found none in {source}")
     return records
@@ -117,7 +117,7 @@ def _unpaired(names: Sequence[str], others: Sequence[str], key: Callable[[str], 
 
 def _refuse_unpaired(names: Sequence[str], others: Sequence[Any], left: list[str], right: list[str]) -> None:
     if left or right:
-        shown = [f"image {x!r}" for x in left[:_SHOWN]] + [f"prompt or file {x!r}" for x in right[:_SHOWN]]
+        shown = [f"image {x!r}" for x in left[:_SHOWN]] + [f"partner {x!r}" for x in right[:_SHOWN]]
         raise ShapeError(
             f"{len(names)} images and {len(others)} partners must pair one to one,"
             f" {len(left)} and {len(right)} do not: {', '.join(shown[:_SHOWN])}"
@@ -157,6 +157,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if None in row:  # a comma in a prompt without quotes would cut it silently
                 raise ShapeError(f"{path}, line {reader.line_num}: more cells than the header; quote texts with commas")
             yield reader.line_num, row
+
+
+def _lines(path: Path) -> list[str]:
+    lines = _text(path).rstrip().splitlines()
+    blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank is not None:  # without it, the prompts below would belong to other images
+        raise ShapeError(f"{path}, line {blank}: holds no prompt")
+    return lines
 
 
 def _text(path: Path) -> str:

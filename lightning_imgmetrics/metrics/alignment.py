@@ -158,9 +158,7 @@ class CosineMetric(PromptMetric):
         cosines = self._cosines(images, prompt, lambda texts: self.extractor.embed_text(texts, self.device))[0]
         return (self.extractor.logits(cosines.device)[0] * cosines).softmax(0)
 
-    def _cosines(
-        self, images: Images, prompts: Texts, embed: Callable[[Sequence[str]], tuple[Tensor, int]]
-    ) -> Tensor:
+    def _cosines(self, images: Images, prompts: Texts, embed: Callable[[Sequence[str]], tuple[Tensor, int]]) -> Tensor:
         texts = [prompts] if isinstance(prompts, str) else as_texts(prompts, len(prompts))
         if not texts:
             raise ShapeError("`prompts` must hold at least one text, got none")

@@ -95,7 +95,7 @@ class AttributeBalance(ImageMetric):
 
     def summarize(self) -> Summary:
         _, keys, labels, confidence = self.read("label").unbind(1)
-        if unread := int(confidence.isnan().sum()):
+        if unread := int((~confidence.isfinite()).sum()):
             raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for {unread} images")
         told = labels >= 0
         n, k = int(told.sum()), len(self.labels)

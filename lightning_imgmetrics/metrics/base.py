@@ -166,15 +166,11 @@ class ScoreMetric(ImageMetric):
         error = float((scatter[0, 0] / (n - 1) / n).sqrt()) if n > 1 else None
         figures = dict(zip(self.columns, mean[1:].tolist(), strict=True))
         figures |= self.counted({name: float(getattr(self, name)) for name in self.counters})
-        return Summary(self.value_of_mean(mean[0]), n, error, details={**figures, **self.score_details(state)})
+        return Summary(mean[0], n, error, details={**figures, **self.score_details(state)})
 
     def counted(self, counts: Mapping[str, float]) -> dict[str, float]:
         """What the counters say, for the details."""
         return dict(counts)
-
-    def value_of_mean(self, mean: Tensor) -> Tensor:
-        """The reported value."""
-        return mean
 
     def score_details(self, state: Tensor) -> dict[str, float]:
         """Further figures: the extreme scores and their ids where scores are kept."""

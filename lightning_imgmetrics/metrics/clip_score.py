@@ -22,7 +22,8 @@ class CLIPScore(CosineMetric):
     `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that
     returns (model, processor). Source and target are images or texts in any combination, one to one; or `images=` and
     `prompts=`. Texts beyond the model's context are truncated before the end-of-text token. `formula`: see
-    `CosineMetric`. The interval is that of the mean, which may lie below the floor. Range [-100, 100] per sample, higher is better. Source: Hessel et al. 2021.
+    `CosineMetric`. Range [-100, 100] per sample, higher is better; the interval is that of the mean before the floor.
+    Source: Hessel et al. 2021.
     """
 
     name: ClassVar[str] = "clip_score"

@@ -171,7 +171,7 @@ class VisualInformationFidelity(PartlyDefinedMetric):
 
     Drop-in for torchmetrics. 1 for equal images, 0 where nothing is kept, above 1 where contrast was raised; higher is
     better. Float images lie in [0, 255] as there, and `value_range` declares another range; uint8 as ever. Sides of at
-    least 41. A flat target has no information: such pairs do not count but in `details["n_failed"]`, and are NaN with
+    least 41. A flat target has no information: such pairs do not count but in `details["n_flat"]`, and are NaN with
     `reduction="none"`. `sigma_n_sq`: variance of the noise of the eye, for 0..255. Source: Sheikh & Bovik 2006.
     """
 
@@ -201,7 +201,7 @@ class VisualInformationFidelity(PartlyDefinedMetric):
         summary, flat = self.known()
         if summary.n == 0:
             raise NotEnoughSamples(self.name, 0, 1, f"the targets of all {flat} pairs are flat")
-        return replace(summary, details={**summary.details, "n_failed": float(flat)})
+        return replace(summary, details={**summary.details, "n_flat": float(flat)})
 
     def parameters_of_value(self) -> dict[str, object]:
         return {**super().parameters_of_value(), "sigma_n_sq": f"{self.sigma_n_sq:g}"}

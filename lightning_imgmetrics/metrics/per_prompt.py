@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, Sha
 from lightning_imgmetrics.functional.prompts import (
     PromptStatistics,
     best_of_k,
+    intraclass_correlation,
     prompt_mean,
     prompt_statistics,
     variance_components,
@@ -34,13 +36,14 @@ from lightning_imgmetrics.states.tables import Reservoir
 class PerPrompt(ImageMetric):
     """A score metric over several samples per prompt: the mean over prompts of their means, clustered by prompt.
 
-    `metric`: any score of single images, of pairs, or of images and prompts; it is copied, and what it has seen is not
-    counted. A pair without a score (PSNR of equal images) is left out, "n_undefined" in `details` being the number of
-    them. There, too: "best_of_k" and "worst_of_k"
-    for k = 1, 2, 4, ... up to the samples that every prompt has ("best_of_n", "worst_of_n": at that n), exact
-    expectations over all choices of k samples, so that a showcase of cherry-picked samples can be told from the model;
-    "spread", the standard deviation over the seeds of one prompt; "variance_between" and "variance_within" prompts
-    (a random-effects model); "n_prompts", "samples_per_prompt". The interval is that of the mean over prompts.
+    `metric`: any score of single images, of pairs, or of images and prompts; a copy of it is used, without what it has
+    seen. In `details`: "best_of_k" and "worst_of_k" for k = 1, 2, 4, ... up to the samples that every prompt has
+    ("best_of_n", "worst_of_n": at that n), exact expectations over all choices of k samples, so that a showcase of
+    cherry-picked samples can be told from the model; "spread", the standard deviation over the seeds of one prompt;
+    "variance_between" and "variance_within" prompts (a random-effects model; the former is below 0 where prompts differ
+    less than chance would make them), "prompt_share" of the variance; "n_prompts", "samples_per_prompt"; "n_undefined"
+    where some pairs have no score (PSNR of equal images), which are left out. The interval is that of
+    the mean over prompts. ValueError for a `metric` of pairs whose reduction is no mean.
     """
 
     logged = ("best_of_n", "worst_of_n", "spread")
@@ -97,8 +100,12 @@ class PerPrompt(ImageMetric):
     def check_inputs(self, n: int, **inputs: Any) -> None:
         self.metric.check_inputs(n, **inputs)
 
+    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        scores = self.metric.to(self.device).scores_of(features, **inputs)
+        return partial(self._add_scores, scores, inputs["prompts"], ids)
+
     def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        self._add_scores(self.metric.to(self.device).scores_of(features, **inputs), inputs["prompts"], ids)
+        self.prepared(features, ids=ids, **inputs)()
 
     def _add_scores(self, scores: Tensor, prompts: Sequence[str], ids: Ids | None) -> None:
         for name in self.metric.counters:  # counted here, where ranks are joined
@@ -122,7 +129,9 @@ class PerPrompt(ImageMetric):
         details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
         details |= self._variances(scores, prompts, each) | undefined
         details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
-        return Summary(mean, len(scores), None if error is None else float(error), len(each.n), details)
+        spread = 0.0 if error is None else float(error)
+        # Prompts that all score alike show no spread, but that is not certainty.
+        return Summary(mean, len(scores), spread or None, len(each.n), details)
 
     def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The scores that there are, their prompts as integers, and for the details how many samples have none."""
@@ -144,7 +153,9 @@ class PerPrompt(ImageMetric):
             within = float(each.variance[0])
             return {"variance_within": within, "spread": within**0.5}
         between, within = (float(x) for x in variance_components(scores, prompts))
-        return {"variance_between": between, "variance_within": within, "spread": within**0.5}
+        found = {"variance_between": between, "variance_within": within, "spread": within**0.5}
+        share = float(intraclass_correlation(scores, prompts))
+        return found | ({"prompt_share": max(share, 0.0)} if share == share else {})  # undefined for equal scores
 
     def signature(self) -> Signature:
         inner = self.metric.signature().fields

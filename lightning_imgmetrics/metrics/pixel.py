@@ -71,10 +71,7 @@ class PairMetric(ScoreMetric):
     def scores_of_pairs(self, **sides: Sequence[Tensor]) -> Tensor:
         """The scores of batches, two sides under the names that errors are to give them: a pass for those of a size."""
         first, second = sides.values()
-        sizes = [[tuple(x.shape) for batch in side for x in batch] for side in (first, second)]
-        if sizes[0] != sizes[1]:
-            names = " and ".join(f"`{name}`" for name in sides)
-            raise ShapeError(f"{names} must hold images of the same sizes, got {sizes[0]} and {sizes[1]}")
+        require_same_sizes(*([x for batch in side for x in batch] for side in (first, second)), names=tuple(sides))
         if [len(batch) for batch in first] != [len(batch) for batch in second]:  # of one size, but unlike types
             first, second = ([x[None] for batch in side for x in batch] for side in (first, second))
         return torch.cat([self.scores_of(self.extract(pair)) for pair in zip(first, second, strict=True)])
@@ -205,10 +202,20 @@ def pairs_in(features: Features) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Images and then as many targets -> both; ShapeError unless those of a pair have one size."""
     images = features["pixels"]
     preds, target = images[: len(images) // 2], images[len(images) // 2 :]
-    sizes = [[tuple(x.shape) for x in side] for side in (preds, target)]
-    if sizes[0] != sizes[1]:
-        raise ShapeError(f"`preds` and `target` must hold images of the same sizes, got {sizes[0]} and {sizes[1]}")
+    require_same_sizes(preds, target)
     return preds, target
+
+
+def require_same_sizes(
+    preds: Sequence[Tensor], target: Sequence[Tensor], *, names: Sequence[str] = ("preds", "target")
+) -> None:
+    """ShapeError, with the first pair, unless these are as many images, and those of each pair of one size."""
+    told = f"`{names[0]}` and `{names[1]}` must hold images of the same sizes"
+    if len(preds) != len(target):
+        raise ShapeError(f"{told}, got {len(preds)} and {len(target)} images")
+    for i, (x, y) in enumerate(zip(preds, target, strict=True)):
+        if x.shape != y.shape:
+            raise ShapeError(f"{told}, got {tuple(x.shape)} and {tuple(y.shape)} for pair {i}")
 
 
 def by_size(function: Callable[..., Tensor], *columns: Sequence[Tensor]) -> Tensor:

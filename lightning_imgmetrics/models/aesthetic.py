@@ -55,7 +55,8 @@ _STACK = re.compile(r"(layers\.)?(scoring_head\.)?(?=\d)")
 class AestheticHead(FileNetwork):
     """The head of a `version` of `HEADS`; `weights` is a file in place of the published one.
 
-    Such a file may hold any of the published layouts, also beside the image tower, which is left aside. Sources:
+    Such a file may hold any of the published layouts, also beside the image tower, which is left aside. `prefetch`
+    and `where` are about the head alone: the network whose embeddings it rates is another's to fetch. Sources:
     LAION 2022 (v1), Schuhmann 2022 (v2), discus0434 2024 (v2.5).
     """
 

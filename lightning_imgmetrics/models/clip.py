@@ -14,32 +14,29 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import quantize, unit
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
+from lightning_imgmetrics.models import open_clip
 from lightning_imgmetrics.models.base import Extractor, Features
+from lightning_imgmetrics.models.checkpoint import checkpoint_file, checkpoint_folder, cited, digests
 from lightning_imgmetrics.models.network import in_parts, remembered
-from lightning_imgmetrics.models.open_clip import CONFIG, WEIGHTS, clip_config, clip_keys, image_processor, is_open_clip
-from lightning_imgmetrics.models.pretrained import PretrainedExtractor, assembled, checkpoint_file, checkpoint_folder
-from lightning_imgmetrics.models.resize import (
-    bicubic_antialias_rounded,
-    center_square,
-    short_side_bicubic,
-    standardize,
-)
-from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, local_weights, sha256
+from lightning_imgmetrics.models.pretrained import PretrainedExtractor, assembled
+from lightning_imgmetrics.models.resize import bicubic_antialias_rounded, center_square, short_side_bicubic, standardize
+from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, local_weights, tensor_names
 
 DIGITS_CLIP = "digits-clip"
 _RESIZE = ("processor", "crop-bicubic", "float-bicubic-antialias", "float-bicubic")
 
 
 class _Clip(nn.Module):
-    """A two-tower model with its tokenizer and image processor."""
+    """A two-tower model with its tokenizer and image processor; `clean`: its texts are cleaned as open_clip's."""
 
     model: Any
 
-    def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any):
+    def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any, clean: bool = False):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.clean = clean
 
 
 @dataclass(frozen=True)
@@ -114,36 +111,38 @@ class ClipExtractor(PretrainedExtractor):
         if preprocess is None or self.processor is not None:
             images = self.pretrained(AutoImageProcessor, model=source)
         else:
-            images = image_processor(config.vision_config.image_size, preprocess)
+            images = open_clip.image_processor(config.vision_config.image_size, preprocess)
         if preprocess is not None:
             config.text_config.eos_token_id = tokenizer.eos_token_id  # open_clip's files do not name it
         if self.weights is None and preprocess is None:
             return _Clip(self.pretrained_model(), tokenizer, images)
-        return _Clip(self._from_file(config), tokenizer, images)
+        network, foreign = self._from_file(config)
+        return _Clip(network, tokenizer, images, clean=foreign or preprocess is not None)
 
-    def _from_file(self, config: Any) -> Any:
-        """The network with the tensors of a file."""
+    def _from_file(self, config: Any) -> tuple[Any, bool]:
+        """The network with the tensors of a file, and whether they are open_clip's."""
         from transformers import AutoModel
 
         path = self._open_clip_weights() if self.weights is None else find_weights(self.card, self._path)
         tensors = load_tensors(self.card, path)
-        kind = AutoModel._model_mapping[type(config)]
-        return assembled(kind, config, clip_keys(tensors) if is_open_clip(tensors) else tensors, str(path))
+        kind, foreign = AutoModel._model_mapping[type(config)], open_clip.is_open_clip(tensors)
+        return assembled(kind, config, open_clip.clip_keys(tensors) if foreign else tensors, str(path)), foreign
 
     def _open_clip_weights(self) -> Path:
-        found = (checkpoint_file(str(self.model), name, self.revision) for name in WEIGHTS)
+        names = open_clip.WEIGHTS
+        found = (checkpoint_file(str(self.model), name, self.revision) for name in names)
         path = next((path for path in found if path is not None), None)
         if path is None:
-            raise MissingWeights(f"the open_clip checkpoint {self.model!r} holds none of {', '.join(WEIGHTS)}")
+            raise MissingWeights(f"the open_clip checkpoint {self.model!r} holds none of {', '.join(names)}")
         return path
 
     def layout(self) -> tuple[Any, dict[str, Any] | None]:
         """The network's configuration; and that of open_clip's preprocessing, None for a checkpoint of transformers."""
         folder = checkpoint_folder(str(self.model), self.revision)
-        for name in ("config.json", CONFIG):  # in this order on the hub, too: some repositories hold both
+        for name in ("config.json", open_clip.CONFIG):  # in this order on the hub, too: some repositories hold both
             path = checkpoint_file(str(self.model), name, self.revision) if folder is None else folder / name
             if path is not None and path.is_file():
-                return (self.config(), None) if name == "config.json" else clip_config(path)
+                return (self.config(), None) if name == "config.json" else open_clip.clip_config(path)
         return self.config(), None  # which says what is missing
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -170,7 +169,8 @@ class ClipExtractor(PretrainedExtractor):
         """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated.
 
         The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place; what looks like such a
-        token in a text is read as letters. A text is embedded once, and its embedding kept with the network.
+        token in a text is read as letters. Texts of an open_clip network are cleaned as there. A text is embedded once,
+        and its embedding kept with the network.
         """
         network = self.network(device)
         rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
@@ -182,6 +182,7 @@ class ClipExtractor(PretrainedExtractor):
     def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
         length = network.model.config.text_config.max_position_embeddings
         siglip = "siglip" in network.model.config.model_type
+        texts = [open_clip.cleaned(text) for text in texts] if network.clean else texts
         whole = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
         tokens = network.tokenizer(
             texts,
@@ -223,12 +224,24 @@ class ClipExtractor(PretrainedExtractor):
     def rules(self) -> dict[str, str]:
         if callable(self.model):
             return {"weights": self.revision or "main", "resize": self.resize}
-        others = {"config": None if self.weights is None else self.model, "processor": self.processor}
-        rules = {name: Path(x).name if Path(x).is_dir() else x for name, x in others.items() if x is not None}
+        rules = {}
+        if self.weights is not None:
+            rules["config"] = cited(str(self.model), images=True, config=True, revision=self.revision)
+        if self.processor is not None:
+            rules["processor"] = cited(self.processor, images=True)
+        if self._reads_cleaned():
+            rules["texts"] = open_clip.cleaning()
         if self.weights is None:
             return {**super().rules(), **rules, "resize": self.resize}
         path = self.where()
-        return {"weights": sha256(path)[:8] if path else self.card.revision, **rules, "resize": self.resize}
+        return {"weights": digests([path]) if path else self.card.revision, **rules, "resize": self.resize}
+
+    def _reads_cleaned(self) -> bool:
+        """Whether, as far as the files on this machine tell, texts are cleaned as open_clip does."""
+        folder = checkpoint_folder(str(self.model), self.revision)
+        path = None if self.weights is None else self.where()
+        layout = folder is not None and open_clip.is_folder(folder)
+        return layout or (path is not None and open_clip.is_open_clip(tensor_names(self.card, path)))
 
 
 def _as_map(hidden: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from lightning_imgmetrics._images import unit
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch, require
 from lightning_imgmetrics.models.base import Features, FileExtractor
+from lightning_imgmetrics.models.checkpoint import cited, vocabulary
 from lightning_imgmetrics.models.clip import ClipExtractor
 from lightning_imgmetrics.models.network import filled, remembered
 from lightning_imgmetrics.models.resize import CLIP_MEAN, CLIP_STD, standardize
@@ -66,14 +69,24 @@ class ClipResNetExtractor(FileExtractor):
 
     def load(self) -> nn.Module:
         require("piq", "iqa")
-        from transformers import AutoTokenizer
-
         path = find_weights(self.card, self.weights)
         tensors = load_tensors(self.card, path)
         network = _built(tensors, str(path))
         counters = {k: x for k, x in network.state_dict().items() if k.endswith("num_batches_tracked")}  # unused
         network = filled(network, {**counters, **tensors}, str(path))
-        return _ClipResNet(network, ClipExtractor(self.processor or _TOKENIZER).pretrained(AutoTokenizer))
+        return _ClipResNet(network, self._tokenizer())
+
+    def where(self) -> Path | None:
+        return super().where() if vocabulary(self.processor or _TOKENIZER) else None
+
+    def prefetch(self) -> Path:
+        self._tokenizer()
+        return super().prefetch()
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return ClipExtractor(self.processor or _TOKENIZER).pretrained(AutoTokenizer)
 
     def prepare(self, images: Tensor) -> Tensor:
         if min(images.shape[2:]) < _SMALLEST:
@@ -96,14 +109,16 @@ class ClipResNetExtractor(FileExtractor):
 
     def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
         length = network.model.context_length
-        whole = network.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        cut = network.tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+        tokenize = functools.partial(network.tokenizer, texts, split_special_tokens=True, verbose=False)
+        whole = tokenize(truncation=False)["input_ids"]
+        cut = tokenize(truncation=True, max_length=length)["input_ids"]
         tokens = torch.zeros(len(texts), length, dtype=torch.int64)  # pooled at the largest number, end of text
         for row, ids in zip(tokens, cut, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         with full_precision(device), self.autocast(device):
             embeddings = network.model.encode_text(tokens.to(device)).float()
-        return [(row, len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+        # Copies: a view that is remembered would keep the whole batch.
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
 
     def dim(self, layer: str) -> int:
         if layer != "embed":
@@ -111,8 +126,9 @@ class ClipResNetExtractor(FileExtractor):
         return int(self.network(torch.device("cpu")).model.text_projection.shape[1])
 
     def rules(self) -> dict[str, str]:
-        path = self.where()
-        return {"weights": (sha256(path) if path else self.card.sha256)[:8], "resize": "none"}
+        path = super().where()
+        tokenizer = {} if self.processor is None else {"processor": cited(self.processor)}
+        return {"weights": (sha256(path) if path else self.card.sha256)[:8], "resize": "none", **tokenizer}
 
 
 def _built(tensors: dict[str, Tensor], source: str) -> Any:

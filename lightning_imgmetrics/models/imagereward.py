@@ -17,8 +17,9 @@ from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMismatch
 from lightning_imgmetrics.models.base import Features, Scorer
+from lightning_imgmetrics.models.checkpoint import cited, local_checkpoint, vocabulary
 from lightning_imgmetrics.models.network import FileNetwork, filled, in_parts, require_fit
-from lightning_imgmetrics.models.pretrained import assembled, checkpoint_path, quiet
+from lightning_imgmetrics.models.pretrained import assembled, quiet
 from lightning_imgmetrics.models.resize import CLIP_MEAN, CLIP_STD, short_side_rounded, standardize
 from lightning_imgmetrics.models.weights import ModelCard, find_weights, load_tensors, offline, sha256
 
@@ -93,6 +94,9 @@ class ImageRewardExtractor(FileNetwork, Scorer):
             _tokenizer(self.tokenizer, text.vocab_size),
         )
 
+    def where(self) -> Path | None:
+        return super().where() if vocabulary(self.tokenizer) else None
+
     def prefetch(self) -> Path:
         _tokenizer(self.tokenizer)
         return super().prefetch()
@@ -128,9 +132,9 @@ class ImageRewardExtractor(FileNetwork, Scorer):
         return rewards, sum(len(ids) > _LENGTH for ids in tokenize(truncation=False)["input_ids"])
 
     def rules(self) -> dict[str, str]:
-        path, name = self.where(), Path(self.tokenizer).name
-        tokenizer = {} if name == TOKENIZER else {"tokenizer": name}
-        return {"weights": sha256(path)[:8] if path else "main", "resize": "short-side-bicubic-rounded", **tokenizer}
+        path = super().where()
+        weights = sha256(path)[:8] if path else "main"
+        return {"weights": weights, "resize": "short-side-bicubic-rounded", "tokenizer": cited(self.tokenizer)}
 
 
 def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any, Any]:
@@ -219,7 +223,7 @@ def _tokenizer(name: str, vocabulary: int | None = None) -> Any:
 
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(name), local_files_only=offline())
+            tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(name), local_files_only=offline())
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise MissingWeights(

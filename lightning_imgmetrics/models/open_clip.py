@@ -1,8 +1,11 @@
-"""Checkpoints of open_clip as transformers' `CLIPModel`: the keys and the configuration."""
+"""Checkpoints of open_clip as transformers' `CLIPModel`: the keys, the configuration, and the cleaning of texts."""
 
 from __future__ import annotations
 
+import html
 import json
+from collections.abc import Container
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +47,14 @@ _BLOCK = {
 }
 
 
-def is_open_clip(tensors: dict[str, Tensor]) -> bool:
+def is_open_clip(tensors: Container[str]) -> bool:
     """Whether these are the keys of an open_clip model."""
     return "visual.conv1.weight" in tensors
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a checkpoint folder is read as open_clip's: one with both configurations is that of transformers."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def clip_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -136,3 +144,21 @@ def image_processor(size: int, preprocess: dict[str, Any]) -> Any:
         raise WeightsMismatch(f"open_clip's preprocessing must be {usual}, got {given}")
     stated = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)
+
+
+def cleaned(text: str) -> str:
+    """A text as open_clip's tokenizer reads it: mended, HTML entities resolved twice, white space made single.
+
+    Mending is that of the optional package ftfy (extra "clip"); without it that step is left out, which `cleaning`
+    tells.
+    """
+    if cleaning() == "ftfy":
+        from ftfy import fix_text
+
+        text = fix_text(text)
+    return " ".join(html.unescape(html.unescape(text)).split())
+
+
+def cleaning() -> str:
+    """What `cleaned` does here, for signatures: "ftfy" or "unescaped"."""
+    return "ftfy" if find_spec("ftfy") else "unescaped"

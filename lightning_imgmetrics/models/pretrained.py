@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,19 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
-from lightning_imgmetrics.models import open_clip
 from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.models.checkpoint import (
+    EMBEDDED,
+    checkpoint_folder,
+    checkpoint_path,
+    digests,
+    local_checkpoint,
+    missing,
+    weights_files,
+)
 from lightning_imgmetrics.models.network import require_fit
 from lightning_imgmetrics.models.weights import ModelCard, offline, sha256
 
-_EMBEDDED = {"digits-clip": Path(__file__).parent / "digits_clip"}
 _LICENSES = {  # by prefix; empty where the publisher states none
     "digits-clip": "Apache-2.0",
     "openai/clip-": "MIT",
@@ -47,7 +53,7 @@ class PretrainedExtractor(Extractor):
         model = str(self.model)
         if Path(model).is_dir():
             return ModelCard(Path(model).name, model)
-        source = "lightning_imgmetrics" if model in _EMBEDDED else f"https://huggingface.co/{model}"
+        source = "lightning_imgmetrics" if model in EMBEDDED else f"https://huggingface.co/{model}"
         known = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
         return ModelCard(model, source, license=next(known, ""))
 
@@ -86,7 +92,7 @@ class PretrainedExtractor(Extractor):
         name, revision = (self.model, self.revision) if own else (str(model), None)
         try:
             with quiet():
-                path = self.path if own else checkpoint_path(name)
+                path = local_checkpoint(name, revision)
                 return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
         except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -94,7 +100,7 @@ class PretrainedExtractor(Extractor):
             here = folder is not None and (not own or weights_files(folder))
             if here or not isinstance(error, OSError):
                 raise WeightsMismatch(f"the checkpoint {name!r} cannot be read: {reason}") from error
-            raise _missing(name, revision, reason) from error
+            raise missing(name, revision, reason) from error
 
     def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
         """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
@@ -115,8 +121,7 @@ class PretrainedExtractor(Extractor):
 
     def rules(self) -> dict[str, str]:
         folder = self.where()
-        digests = [sha256(file)[:8] for file in weights_files(folder)] if folder else []
-        return {"weights": "+".join(digests) or self.revision or "main"}
+        return {"weights": digests(weights_files(folder)) if folder else self.revision or "main"}
 
 
 def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
@@ -147,59 +152,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
-
-
-def _missing(model: str, revision: str | None, reason: str) -> MissingWeights:
-    return MissingWeights(
-        f"the checkpoint {model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
-        f" ({reason}). Fetch https://huggingface.co/{model} (revision {revision or 'main'}) and put"
-        f" its files into $IMGMETRICS_WEIGHTS/{model}, or pass a folder"
-    )
-
-
-def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a checkpoint, from a folder or the hub; None where the checkpoint has none. MissingWeights offline."""
-    path = checkpoint_path(model)
-    if Path(path).is_dir():
-        return Path(path) / name if (Path(path) / name).is_file() else None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(path, name, revision=revision, local_files_only=offline()))
-    except LocalEntryNotFoundError as error:
-        raise _missing(model, revision, f"{name}: {next(iter(str(error).splitlines()))}") from error
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise _missing(model, revision, str(error)) from error
-
-
-def checkpoint_path(model: str) -> str:
-    """Where transformers is to look for `model`: a folder on this machine, or `model` itself as a hub id."""
-    if model in _EMBEDDED:
-        return str(_EMBEDDED[model])
-    shelf = os.environ.get("IMGMETRICS_WEIGHTS")
-    if not Path(model).is_dir() and shelf and (Path(shelf).expanduser() / model).is_dir():
-        return str(Path(shelf).expanduser() / model)
-    return model
-
-
-def checkpoint_folder(model: str, revision: str | None = None) -> Path | None:
-    """The folder with the checkpoint's config on this machine, in the hub cache too; None where it is absent."""
-    path = checkpoint_path(model)
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = [try_to_load_from_cache(path, name, revision=revision) for name in ("config.json", open_clip.CONFIG)]
-    except HFValidationError:  # no hub id, so nothing that the cache could hold
-        return None
-    return next((Path(config).parent for config in found if isinstance(config, str)), None)
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """The weights in a checkpoint folder, as transformers chooses: safetensors where there are any."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

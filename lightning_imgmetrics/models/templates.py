@@ -13,12 +13,13 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
 from lightning_imgmetrics.models.weights import offline
 
+_PATIENCE = 30  # seconds that a download may be silent
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -68,12 +69,12 @@ class Template:
 
 
 def find_template(card: TemplateCard, path: str | Path | None = None) -> Template:
-    """The text of `card`, verified; its generic wording, with a UserWarning, where the text cannot be had.
+    """The text of `card`, verified; offline, and nowhere on this machine, its generic wording with a UserWarning.
 
     Looked for in this order: `path`, `IMGMETRICS_WEIGHTS`, `IMGMETRICS_CACHE`, download. A .py file is a source, which
     is read and not run; any other file is the text itself. What was downloaded is kept in the cache, so one process
-    per file system asks for it. Raises MissingWeights (`path` is no file) and WeightsMismatch (a file, wherever it
-    was found, does not hold the text).
+    per file system asks for it. Raises MissingWeights (`path` is no file, or the download failed: were that a reason
+    to fall back, ranks could score with unlike wordings) and WeightsMismatch (a file does not hold the text).
     """
     if path is not None and not Path(path).expanduser().is_file():
         raise MissingWeights(f"`path` for {card.name} must be an existing file, got {str(path)!r}")
@@ -83,21 +84,23 @@ def find_template(card: TemplateCard, path: str | Path | None = None) -> Templat
     for place in (place.expanduser() for place in places):
         if place.is_file():
             return _read(card, place.read_bytes(), str(place))
-    try:
-        if offline():
-            raise OSError("HF_HUB_OFFLINE or IMGMETRICS_OFFLINE is set")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{cache}.lock"):
-            if not cache.is_file():  # another process may have had the lock before
-                _download(card, cache)
-    except (OSError, HTTPException) as error:
+    fetch = f"{card.source} and put it at {Path(shelf or '$IMGMETRICS_WEIGHTS') / card.file}"
+    if offline():
         warnings.warn(
-            f"the prompt {card.name} is not on this machine and cannot be downloaded ({error}). A wording of this"
-            f" package stands in, which the network was not trained on; signatures say template=generic. Fetch"
-            f" {card.source} and put it at {Path(shelf or '$IMGMETRICS_WEIGHTS') / card.file}, or pass its path",
+            f"the prompt {card.name} is not on this machine, and HF_HUB_OFFLINE or IMGMETRICS_OFFLINE is set. A wording"
+            f" of this package stands in, which the network was not trained on; signatures say template=generic. Fetch"
+            f" {fetch}, or pass its path",
             stacklevel=2,
         )
         return Template(card.generic, "generic")
+    try:
+        _download(card, cache)
+    except (OSError, HTTPException) as error:
+        raise MissingWeights(
+            f"the prompt {card.name} is not on this machine and cannot be downloaded ({error!r}). Fetch {fetch}, or"
+            " pass its path as `template`; or set IMGMETRICS_OFFLINE=1 on all ranks to score with a wording of this"
+            " package"
+        ) from error
     return _read(card, cache.read_bytes(), str(cache))
 
 
@@ -107,9 +110,25 @@ def _cache_folder() -> Path:
 
 
 def _download(card: TemplateCard, cache: Path) -> None:
-    with urlopen(card.source, timeout=30) as response:
-        template = _read(card, response.read(), card.source)
-    write_atomically(cache, lambda temporary: temporary.write_bytes(template.text.encode()))
+    """Put the text into `cache`, unless another process does; one that waited for another's failure tries no more."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{cache}.lock")
+    try:
+        lock.acquire(timeout=0)
+        first = True
+    except Timeout:
+        lock.acquire(timeout=2 * _PATIENCE)
+        first = False
+    try:
+        if cache.is_file():
+            return
+        if not first:
+            raise OSError("another process has tried in vain")
+        with urlopen(card.source, timeout=_PATIENCE) as response:
+            template = _read(card, response.read(), card.source)
+        write_atomically(cache, lambda temporary: temporary.write_bytes(template.text.encode()))
+    finally:
+        lock.release()
 
 
 def _read(card: TemplateCard, content: bytes, place: str) -> Template:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
         if card.repo:
             from huggingface_hub import hf_hub_download
 
-            return Path(hf_hub_download(card.repo, card.file, revision=card.revision))
+            return _verified(card, Path(hf_hub_download(card.repo, card.file, revision=card.revision)))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if not cache.is_file():  # another process may have had the lock before
@@ -134,10 +135,18 @@ def state_digest(module: nn.Module) -> str:
 
 
 def _verified(card: ModelCard, path: Path) -> Path:
-    found = sha256(path)
-    if not found.startswith(card.sha256):
+    if card.sha256 and not (found := sha256(path)).startswith(card.sha256):
         raise WeightsMismatch(f"{path} is not {card.name}: sha256 must begin with {card.sha256}, got {found}")
     return path
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that a `*.index.json` spreads the tensors over; WeightsMismatch for a file that says no such thing."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [index.parent / name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsMismatch(f"{index} cannot be read as an index of weights: {error!r}") from error
 
 
 def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
@@ -155,6 +164,31 @@ def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
+    return _tensors(card, path, content)
+
+
+def tensor_names(card: ModelCard, path: Path) -> frozenset[str]:
+    """The names that `load_tensors` gives, without the tensors; read once while the file does not change."""
+    stat = path.stat()
+    return _names(card, path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _names(card: ModelCard, path: Path, size: int, mtime: int) -> frozenset[str]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                content: Any = dict.fromkeys(file.keys(), torch.empty(0))
+        else:
+            content = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:
+        raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
+    return frozenset(_tensors(card, path, content))
+
+
+def _tensors(card: ModelCard, path: Path, content: Any) -> dict[str, Tensor]:
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(x, Tensor) for k, x in content.items())
     if not named:

@@ -82,7 +82,7 @@ def to_markdown(report: Report) -> str:
     results = list(report.results.values())
     lines = [markdown_table(_SHOWN, [shown(r) for r in results]), ""]
     lines += [f"- {r.name}: `{r.signature}`" for r in results]
-    lines += [f"- {text}" for text in map(beside, results) if text]
+    lines += [f"- {text}" for r in results for text in remarks(r)]
     lines += [f"- {n_failed(report)}"] if report.failed else []
     return "\n".join(lines) + "\n"
 
@@ -98,13 +98,28 @@ def shown(r: Result) -> list[str]:
     return [r.name, f"{r.value:.6g} {r.unit}".rstrip(), interval, str(r.n), _BETTER[r.higher_is_better]]
 
 
-def beside(r: Result) -> str:
-    """What to say of an interval that is not around its value; "" where it is."""
-    if r.interval is None or r.interval[0] <= r.value <= r.interval[1] or "bias_corrected" not in r.details:
-        return ""
-    return (
-        f"{r.name}: the interval is that of {r.details['bias_corrected']:.6g}, the value without the bias of n = {r.n}"
-    )
+def remarks(r: Result) -> list[str]:
+    """What to say of a result beyond its row, for people: samples that are special, and what its metric is about."""
+    found, x = [], r.details
+    if r.interval is not None and not r.interval[0] <= r.value <= r.interval[1]:
+        corrected = (
+            f"that of {x['bias_corrected']:.6g}, the value without the bias of n = {r.n}"
+            if "bias_corrected" in x
+            else ""
+        )
+        found.append(f"the interval is {corrected or 'beside the value, which few samples bias'}")
+    if "best_of_n" in x:
+        spread = f", spread over seeds {x['spread']:.5g}" if "spread" in x else ""
+        n = f"{x['n_prompts']:.0f} prompts of {x['samples_per_prompt']:.3g} samples"
+        found.append(f"{n}, best of n {x['best_of_n']:.5g}, worst of n {x['worst_of_n']:.5g}{spread}")
+    if x.get("truncated_fraction"):
+        found.append(f"{100 * x['truncated_fraction']:.3g} % of the prompts were cut at the model's context")
+    if x.get("n_infinite"):
+        others = f", the mean of the others is {x['finite_mean']:.6g}" if "finite_mean" in x else ""
+        found.append(f"{x['n_infinite']:.0f} of {r.n} pairs are equal{others}")
+    if x.get("n_flat"):
+        found.append(f"{x['n_flat']:.0f} pairs are left out, as their targets are flat")
+    return [f"{r.name}: {text}" for text in found]
 
 
 def n_failed(report: Report) -> str:

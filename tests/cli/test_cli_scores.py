@@ -66,6 +66,16 @@ def test_pairs(sides: tuple[Path, Path], tmp_path: Path) -> None:
     assert float(rows["00.png"]["psnr"]) == pytest.approx(float(one.compute()), rel=1e-6)
 
 
+def test_equal_pairs_are_told_and_compared_without_an_interval(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    for name, target in (("a", sides[1]), ("b", sides[0])):
+        told = done("pairs", sides[0], target, "--metrics", "psnr", "--json", tmp_path / f"{name}.json", *QUIET[:-1])
+        assert "psnr: 1 of 9 pairs are equal, the mean of the others is" in told.err or name == "b"
+    assert "psnr: 9 of 9 pairs are equal" in told.err
+    done("compare", tmp_path / "a.json", tmp_path / "b.json", "--csv", tmp_path / "c.csv", "--quiet")
+    (row,) = table(tmp_path / "c.csv")
+    assert (row["low"], row["p"], row["by"]) == ("", "", "no interval: infinite values")
+
+
 def test_pairs_do_not_depend_on_batches(sides: tuple[Path, Path], tmp_path: Path) -> None:
     found = []
     for size in (1, 3, 16):
@@ -116,6 +126,8 @@ def test_preference_models(generated: list[Any], tmp_path: Path) -> None:
     given = [x for key, value in settings.items() for x in ("--set", f"{key}={value}")]
     command = ("--metrics", "clip_score,pickscore,hpsv2,aesthetic,saturation", *given, "--per-prompt", *QUIET)
     done("evaluate", *generated, *command, "--json", tmp_path / "r.json", "--scores", tmp_path / "s.csv")
+    shown = " ".join(done("evaluate", *generated, *command[:-1]).err.split())
+    assert "pickscore_per_prompt: 3 prompts of 3 samples, best of n " in shown
     found, rows = values(tmp_path / "r.json"), table(tmp_path / "s.csv")
     images = random_images(N, 16, 3)
     images[4] = 0
@@ -143,6 +155,49 @@ def test_rates(generated: list[Any], tmp_path: Path) -> None:
     assert results["safety_rate"]["details"]["black_fraction"] == pytest.approx(1 / N)
     assert "labels:nsfw+gore" in results["safety_rate"]["signature"]
     assert "missing" in refused("evaluate", generated[0], "--metrics", "artifact_rate", *QUIET, code=2)
+
+
+def test_labels_by_number_and_a_target(generated: list[Any], tmp_path: Path) -> None:
+    checker = save_classifier(tmp_path / "checker", ["normal", "nsfw", "gore"], bias=[5.0, 0.0, 0.0])
+    for labels, names in (("1,2", "nsfw+gore"), ("2", "gore"), ("nsfw,2", "nsfw+gore"), ("0, gore", "normal+gore")):
+        given = ("--set", f"artifact_rate.model={checker}", "--set", f"artifact_rate.labels={labels}")
+        path = tmp_path / "rate.json"
+        done("evaluate", generated[0], "--metrics", "artifact_rate", *given, "--json", path, *QUIET)
+        assert f"labels:{names}|" in load(path)["results"]["artifact_rate"]["signature"]
+    balance = ("--set", "attribute_balance.labels=normal,nsfw", "--set", f"attribute_balance.classifier={checker}")
+    command = ("evaluate", *generated, "--metrics", "attribute_balance", *balance, *QUIET)
+    for target, kept in (("0.25,0.75", "0.25+0.75"), ("none", "0.5+0.5")):
+        done(*command, "--set", f"attribute_balance.target={target}", "--json", tmp_path / "balance.json")
+        assert f"target:{kept}|" in load(tmp_path / "balance.json")["results"]["attribute_balance"]["signature"]
+    assert "must be shares that sum to 1" in refused(*command, "--set", "attribute_balance.target=1,3", code=1)
+    told = refused(*command, "--set", "attribute_balance.target=0.5,half", code=2)
+    assert "`target` must be float, got 'half'" in told
+
+
+def test_sizes_of_a_window(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """One number or one for each axis."""
+    uniform = ("--set", "ssim.gaussian_kernel=false")
+    for sizes, kept in (("7", "7"), ("7,5", "[7, 5]")):
+        given = (*uniform, "--set", f"ssim.kernel_size={sizes}", "--json", tmp_path / "s.json", *QUIET)
+        done("pairs", *sides, "--metrics", "ssim", *given)
+        assert f"kernel_size:{kept}|" in load(tmp_path / "s.json")["results"]["ssim"]["signature"]
+    axes = ("--set", "psnr.dim=1,2,3", "--json", tmp_path / "p.json", *QUIET)
+    done("pairs", *sides, "--metrics", "psnr", *axes)
+    assert "dim:1+2+3" in load(tmp_path / "p.json")["results"]["psnr"]["signature"]
+
+
+def test_precision_is_that_of_networks(generated: list[Any]) -> None:
+    given = ("--set", "clip_score.model_name_or_path=digits-clip", "--dtype", "bfloat16")
+    command = ("--metrics", "saturation,clip_score", *given, "--workers", 0, "--device", "cpu")
+    told = [line for line in done("evaluate", *generated, *command).err.splitlines() if "deviate" in line]
+    assert len(told) == 1
+    assert "digits-clip (bfloat16)" in told[0]
+
+
+def test_per_prompt_of_sums_is_refused(generated: list[Any]) -> None:
+    command = ("--target", generated[0], "--metrics", "mse", "--set", "mse.reduction=sum", "--per-prompt", *QUIET)
+    told = refused("evaluate", *generated, *command, code=2)
+    assert "--per-prompt: `metric` must have a mean as its reduction, got 'sum'" in told
 
 
 def test_what_is_missing_is_said(generated: list[Any], tmp_path: Path) -> None:

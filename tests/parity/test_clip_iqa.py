@@ -18,6 +18,7 @@ from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import MissingExtra, MissingWeights, ShapeError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.metrics.quality import PROMPTS, CLIPImageQualityAssessment
 from lightning_imgmetrics.models.clip_resnet import ClipResNetExtractor
+from lightning_imgmetrics.models.network import TEXTS
 
 piq = pytest.importorskip("piq", reason="the published CLIP-IQA model is piq's")
 from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_format_prompts  # noqa: E402
@@ -280,6 +281,35 @@ def test_offline_and_without_piq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setitem(sys.modules, "piq", None)
     with pytest.raises(MissingExtra, match=r"pip install 'lightning-imgmetrics\[iqa\]'"):
         CLIPImageQualityAssessment().update(images(1))
+
+
+def test_the_tokenizer_is_fetched_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: dict[str, str]
+) -> None:
+    whole, alone = ClipResNetExtractor(**published), ClipResNetExtractor(published["weights"])
+    assert whole.prefetch() == whole.where() == Path(published["weights"])
+    monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path))  # which has no tokenizer
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert alone.where() is None
+    with pytest.raises(MissingWeights, match=r"huggingface.co/openai/clip-vit-base-patch16 .*IMGMETRICS_WEIGHTS"):
+        alone.prefetch()
+    (tmp_path / "openai").mkdir()
+    (tmp_path / "openai/clip-vit-base-patch16").symlink_to(published["processor"])
+    assert alone.prefetch() == alone.where() == Path(published["weights"])
+    assert "processor" not in alone.rules()
+    assert whole.rules()["processor"].startswith(f"{Path(published['processor']).name}@")
+
+
+def test_special_tokens_in_a_prompt_are_letters(published: dict[str, str]) -> None:
+    """Or the text behind them would count for nothing; and what is remembered keeps no batch."""
+    extractor = ClipResNetExtractor(**published)
+    texts = ["a <eos> photo", "a <eos> cat", "a < eos > photo"]
+    found, _ = extractor.embed_text(texts, torch.device("cpu"))
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    torch.testing.assert_close(found[0], found[2], rtol=1e-6, atol=1e-6)
+    network = extractor.network(torch.device("cpu"))
+    rows = [row for row, _ in TEXTS[network].values()]
+    assert all(row.untyped_storage().nbytes() == row.nbytes for row in rows)
 
 
 def test_the_signature_says_what_was_asked() -> None:

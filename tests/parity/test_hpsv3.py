@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pytest
 import torch
 from conftest import Worlds, random_images
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import linear
@@ -41,7 +42,8 @@ from lightning_imgmetrics.errors import (
 )
 from lightning_imgmetrics.metrics.hpsv3 import HPSv3
 from lightning_imgmetrics.models import hpsv3
-from lightning_imgmetrics.models.hpsv3 import HPSv3Extractor, hpsv3_keys
+from lightning_imgmetrics.models.hpsv3 import HPSv3Extractor
+from lightning_imgmetrics.models.hpsv3_net import hpsv3_keys, mrope
 from lightning_imgmetrics.models.network import NETWORKS
 from lightning_imgmetrics.models.templates import HPSV3_INSTRUCTION, HPSV3_SUFFIX, TemplateCard
 
@@ -266,7 +268,7 @@ def test_positions_differ(checkpoint: Checkpoint, images: list[Tensor]) -> None:
 def test_mrope_positions_by_hand() -> None:
     """Two tokens, an image of 2 x 3, two tokens: these go on behind 2 + max(2, 3)."""
     expected = [[0, 1, 2, 2, 2, 2, 2, 2, 5, 6], [0, 1, 2, 2, 2, 3, 3, 3, 5, 6], [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]]
-    assert hpsv3._mrope(10, 2, 2, 3).tolist() == expected
+    assert mrope(10, 2, 2, 3).tolist() == expected
 
 
 def test_the_metric(checkpoint: Checkpoint, reference: Reference, images: list[Tensor]) -> None:
@@ -301,6 +303,59 @@ def test_both_layouts_are_one_network(checkpoint: Checkpoint, images: list[Tenso
     assert torch.equal(checkpoint.scores(images[:1], PROMPTS[:1], weights=path), expected)
     new, old = (hpsv3_keys({name(key): x for key, x in checkpoint.tensors.items()}) for name in (str, old_name))
     assert [list(part) for part in new] == [list(part) for part in old]
+
+
+def sharded(folder: Path, tensors: dict[str, Tensor]) -> str:
+    """Three files and their index, each tensor in one of them, under the older names."""
+    folder.mkdir()
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    weight_map = {old_name(key): names[i % 3] for i, key in enumerate(tensors)}
+    for name in names:
+        save_file({old_name(k): x for k, x in tensors.items() if weight_map[old_name(k)] == name}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return str(folder)
+
+
+def test_a_folder_of_shards(checkpoint: Checkpoint, images: list[Tensor], tmp_path: Path) -> None:
+    folder = sharded(tmp_path / "shards", checkpoint.tensors)
+    (tmp_path / "shards" / "another.safetensors").write_bytes(b"not in the index")
+    expected = checkpoint.scores(images[:1], PROMPTS[:1])
+    assert torch.equal(checkpoint.scores(images[:1], PROMPTS[:1], weights=folder), expected)
+    extractor = checkpoint.metric(weights=folder).extractor
+    assert extractor.prefetch() == extractor.where() == Path(folder)
+    files = [Path(folder) / f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files]
+    assert extractor.rules()["weights"] == "+".join(digests)
+    save_file(load_file(files[0]) | {"visual.x": torch.zeros(1)}, files[0])
+    with pytest.raises(WeightsMismatch, match=rf"{folder} does not fit its network: keys unexpected: visual.x"):
+        checkpoint.metric(weights=folder).extractor.load()
+    files[1].unlink()
+    assert extractor.where() is None
+    with pytest.raises(MissingWeights, match=rf"a file, or a folder with model.safetensors.index.* got '{folder}"):
+        extractor.prefetch()
+    (Path(folder) / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(WeightsMismatch, match="cannot be read as an index of weights"):
+        extractor.prefetch()
+
+
+def test_processors_of_one_name_and_other_content_are_told_apart(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    rules = []
+    for name in ("one", "same", "chat", "pixels"):
+        folder = tmp_path / name / "qwen"
+        shutil.copytree(checkpoint.folder, folder)
+        changed = {"chat": "chat_template.jinja", "pixels": "preprocessor_config.json"}.get(name)
+        if changed is not None:
+            (folder / changed).write_text((folder / changed).read_text() + " ")
+        rules.append(checkpoint.metric(processor=str(folder)).extractor.rules())
+    assert rules[0] == rules[1]
+    assert len({rule["processor"] for rule in rules}) == 3
+    assert all(rule["processor"].startswith("qwen@") for rule in rules)
+    assert HPSv3().extractor.rules()["processor"] == hpsv3.QWEN2_VL
+
+
+def test_weights_without_their_tokenizer_are_not_all(checkpoint: Checkpoint) -> None:
+    assert checkpoint.metric().extractor.where() == Path(checkpoint.new)
+    assert checkpoint.metric(processor=hpsv3.QWEN2_VL).extractor.where() is None
 
 
 def test_batches_do_not_matter(checkpoint: Checkpoint) -> None:

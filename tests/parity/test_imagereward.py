@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -464,11 +465,27 @@ def test_published_names_are_looked_up_on_the_shelf(
     assert extractor.rules()["weights"] == "main"
     (tmp_path / "THUDM/ImageReward").mkdir(parents=True)
     (tmp_path / "THUDM/ImageReward/ImageReward.pt").symlink_to(weights)
+    assert extractor.where() == tmp_path / "THUDM/ImageReward/ImageReward.pt"
+    assert ImageRewardExtractor(tokenizer="nobody/nothing").where() is None  # it cannot be loaded
+    assert ImageRewardExtractor(tokenizer="nobody/nothing").rules()["weights"] == extractor.rules()["weights"] != "main"
     named, given = ImageReward(), ImageReward(weights=weights, tokenizer=tokenizer)
     for metric in (named, given):
         metric.update(images=random_images(2, SIZE), prompts=PROMPTS[:2])
     assert named.compute() == given.compute()
     assert named.signature() == given.signature()
+
+
+def test_tokenizers_of_one_name_and_other_content_are_told_apart(weights: str, tokenizer: str, tmp_path: Path) -> None:
+    rules = []
+    for name in ("one", "same", "other"):
+        folder = tmp_path / name / "bert-base-uncased"
+        shutil.copytree(tokenizer, folder)
+        if name == "other":
+            swapped = (folder / "tokenizer.json").read_text().replace('"cat"', '"tac"')
+            (folder / "tokenizer.json").write_text(swapped)
+        rules.append(ImageRewardExtractor(weights, str(folder)).rules())
+    assert rules[0] == rules[1] != rules[2]
+    assert all(rule["tokenizer"].startswith("bert-base-uncased@") for rule in rules)
 
 
 def shard(rank: int, size: int, weights: str, tokenizer: str) -> tuple[float, int, float]:

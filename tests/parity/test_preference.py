@@ -247,7 +247,7 @@ def test_pickscore(tmp_path: Path) -> None:
     expected = reference.scale * reference.cosines([standard(x) for x in images], TEXTS)
     close(scores(metric, images, TEXTS), expected)
     assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-5)
-    assert metric.signature().fields["processor"] == "parts"
+    assert re.fullmatch(r"parts@[0-9a-f]{8}", metric.signature().fields["processor"])
 
     state = {name: x.clone() for name, x in metric.metric_state.items() if isinstance(x, Tensor)}
     matrix = (
@@ -289,7 +289,7 @@ def test_hpsv2(hpsv2: tuple[str, str, OpenClip], version: str, scale: int, antia
     assert (found - other).abs().max() > 1e-3 * scale  # the two ways of resizing are not alike
     fields = metric.signature().fields
     assert fields["variant"] == version
-    assert fields["config"] == "vit-h"
+    assert re.fullmatch(r"vit-h@[0-9a-f]{8}", fields["config"])
 
 
 def test_hpsv2_reads_rgba_as_rgb(hpsv2: tuple[str, str, OpenClip]) -> None:
@@ -380,6 +380,53 @@ def test_formulas_of_clip_score(hpsv2: tuple[str, str, OpenClip]) -> None:
     assert metric.result().details["truncated_fraction"] == 1
     with pytest.raises(UnknownName, match=r"`formula` must be one of 'cosine', .*; got 'cos'"):
         CLIPScore(folder, formula="cos")
+
+
+ENTITIES = "  the cat &amp;amp;\n\tthe&nbsp;dog "  # escaped twice, and a space that is none of ASCII's
+QUOTED = "the \u201ccat\u201d"
+
+
+def ids_as_written(text: str, tokenizer: str) -> list[int]:
+    return AutoTokenizer.from_pretrained(tokenizer)(text, truncation=True, max_length=LENGTH)["input_ids"]
+
+
+@pytest.mark.parametrize("layout", ["file", "folder", "transformers", "file of transformers"])
+def test_texts_of_open_clip_are_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    """Where keys or configuration are open_clip's; a checkpoint of transformers reads them as they are."""
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    model = made.bpe_clip_model()
+    tensors, folder = made.open_clip_tensors(model), made.bpe_clip(tmp_path / "hf")
+    foreign = layout in ("file", "folder")
+    save_file(tensors if foreign else load_file(tmp_path / "hf/model.safetensors"), tmp_path / "net.safetensors")
+    torch.save({"state_dict": tensors}, tmp_path / "net.pt")
+    extractors = {
+        "file": ClipExtractor(folder, weights=str(tmp_path / "net.pt")),
+        "folder": ClipExtractor(made.open_clip_folder(tmp_path / "oc", model)),
+        "transformers": ClipExtractor(folder),
+        "file of transformers": ClipExtractor(folder, weights=str(tmp_path / "net.safetensors")),
+    }
+    extractor, reference = extractors[layout], OpenClip(tensors)
+    found, _ = extractor.embed_text([ENTITIES, "the cat & the dog", QUOTED], CPU)
+    clean = reference.text(ids_of("the cat & the dog"))
+    expected = clean if foreign else reference.text(ids_as_written(ENTITIES, folder))
+    close(found[0], expected)
+    close(found[1], clean)
+    close(found[2], reference.text(ids_as_written(QUOTED, folder)))
+    assert (reference.text(ids_as_written(ENTITIES, folder)) - clean).abs().max() > 0.1
+    assert extractor.rules().get("texts") == ("unescaped" if foreign else None)
+    if foreign:  # the names in the file tell, whatever its kind
+        assert ClipExtractor(folder, weights=str(tmp_path / "net.safetensors")).rules()["texts"] == "unescaped"
+
+
+def test_texts_of_open_clip_are_mended(tmp_path: Path) -> None:
+    pytest.importorskip("ftfy")
+    model = made.bpe_clip_model()
+    extractor = ClipExtractor(made.open_clip_folder(tmp_path, model))
+    found, _ = extractor.embed_text([QUOTED, ENTITIES], CPU)
+    reference = OpenClip(made.open_clip_tensors(model))
+    close(found[0], reference.text(ids_of('the " cat "')))
+    close(found[1], reference.text(ids_of("the cat & the dog")))
+    assert extractor.rules()["texts"] == "ftfy"
 
 
 # Files
@@ -523,6 +570,68 @@ def test_configuration_and_processor_are_cited(tmp_path: Path) -> None:
     assert str(one.signature()) != str(other.signature())
 
 
+@pytest.mark.parametrize("part", ["processor", "tokenizer", "config"])
+def test_folders_of_one_name_and_other_content_are_told_apart(tmp_path: Path, part: str) -> None:
+    model = made.bpe_clip_model()
+    torch.save({"state_dict": made.open_clip_tensors(model)}, tmp_path / "net.pt")
+    one, same, other = (made.bpe_clip(tmp_path / name / "vit") for name in ("one", "same", "other"))
+    name, changed = {
+        "processor": ("preprocessor_config.json", '"image_mean"'),
+        "tokenizer": ("tokenizer.json", '"ignore_merges"'),
+        "config": ("config.json", '"hidden_act"'),
+    }[part]
+    path = next(path for path in (Path(other) / name, Path(other) / "processor_config.json") if path.is_file())
+    assert changed in path.read_text()
+    path.write_text(path.read_text().replace(changed, changed[:-1] + '_"'))
+    rules = [ClipExtractor(folder, weights=str(tmp_path / "net.pt")).rules() for folder in (one, same, other)]
+    assert rules[0] == rules[1] != rules[2]
+    assert {key for key in rules[0] if rules[0][key] != rules[2][key]} == {"config"}
+    given = [ClipExtractor(one, processor=folder).rules() for folder in (one, same, other)]
+    assert given[0] == given[1]
+    assert (given[0] == given[2]) == (part == "config")  # of a processor's folder, the configuration is not read
+    assert ClipExtractor("org/none", processor="org/none").rules()["processor"] == "org/none"
+
+
+def snapshot(cache: Path, repo: str, source: Path, *names: str) -> Path:
+    """A folder of the hub's cache as a plain download of `names` leaves it: no word of what the repository lacks."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    folder = root / "snapshots" / ("1" * 40)
+    folder.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("1" * 40)
+    for name in names or os.listdir(source):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_open_clip_in_a_downloaded_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safe: bool) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = made.bpe_clip_model()
+    made.open_clip_folder(tmp_path / "oc", model)
+    if not safe:
+        torch.save(made.open_clip_tensors(model), tmp_path / "oc" / "open_clip_pytorch_model.bin")
+        (tmp_path / "oc" / "open_clip_model.safetensors").unlink()
+    folder = snapshot(tmp_path / "cache", "org/oc", tmp_path / "oc")
+    (folder / "unrelated.safetensors").write_bytes(b"x")
+    images = random_images(2, SIDE)
+    metric = BioCLIPScore("org/oc")
+    found = scores(metric, images, TEXTS[:2])
+    reference = OpenClip(made.open_clip_tensors(model))
+    close(found, reference.scale * reference.cosines([standard(x) for x in images], TEXTS[:2]))
+    assert metric.extractor.prefetch() == metric.extractor.where() == folder
+    file = folder / ("open_clip_model.safetensors" if safe else "open_clip_pytorch_model.bin")
+    assert metric.signature().fields["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    hf = made.bpe_clip(tmp_path / "hf")
+    snapshot(tmp_path / "cache", "org/hf", Path(hf))
+    given = ClipExtractor(hf, processor="org/hf")
+    given.network(CPU)
+    assert given.rules()["processor"].startswith("org/hf@")
+    file.unlink()
+    with pytest.raises(MissingWeights, match=r"holds none of open_clip_model.safetensors, open_clip_pytorch"):
+        ClipExtractor("org/oc").load()
+
+
 def test_transformers_layout_is_preferred(tmp_path: Path) -> None:
     """A repository with both configurations, as LAION's are, is that of transformers."""
     model: CLIPModel = made.bpe_clip_model()
@@ -562,7 +671,10 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
 
 _USER = """
 import json, os, sys, torch
+from dataclasses import replace
 from lightning_imgmetrics import BioCLIPScore, HPSv2, PickScore
+from lightning_imgmetrics.errors import WeightsMismatch
+from lightning_imgmetrics.models.weights import ModelCard, find_weights
 from lightning_imgmetrics.models.network import NETWORKS
 images = torch.load(sys.argv[1])
 for offline in ("0", "1"):
@@ -572,6 +684,12 @@ for offline in ("0", "1"):
         metric.update(images=images, prompts="a cat", ids=range(len(images)))
         fields = metric.signature().fields
         print(json.dumps([metric.scores()[1].tolist(), fields["weights"], metric.extractor.where() is not None]))
+os.environ["HF_HUB_OFFLINE"] = "0"
+card = replace(ModelCard.on_hub("net", "org/alone", "extra.bin"), sha256="00000000")
+try:
+    find_weights(card)
+except WeightsMismatch as error:
+    print(json.dumps(str(error)))
 """
 
 
@@ -582,6 +700,7 @@ def test_the_hub(tmp_path: Path) -> None:
     made.open_clip_folder(both, model, text_cfg={"no_causal_mask": True})  # would be refused
     made.saved(both, model, made.clip_images())
     made.open_clip_folder(alone, model)
+    (alone / "extra.bin").write_bytes(b"not what the card names")
     (tmp_path / "hub/xswu/HPSv2").mkdir(parents=True)
     torch.save({"state_dict": made.open_clip_tensors(model)}, tmp_path / "hub/xswu/HPSv2/HPS_v2.1_compressed.pt")
     images = random_images(2, SIDE)
@@ -601,7 +720,9 @@ def test_the_hub(tmp_path: Path) -> None:
         web.shutdown()
         web.server_close()
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    *answers, mismatch = [json.loads(line) for line in done.stdout.splitlines()]
+    digest = hashlib.sha256(b"not what the card names").hexdigest()
+    assert mismatch.endswith(f"extra.bin is not net: sha256 must begin with 00000000, got {digest}")
     reference = OpenClip(made.open_clip_tensors(model))
     cosines = reference.cosines([standard(x) for x in images], ["a cat"] * 2)
     expected = [reference.scale * cosines, reference.scale * cosines, cosines] * 2
