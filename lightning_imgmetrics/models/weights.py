@@ -155,16 +155,7 @@ def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
     A prefix "module." that training on several devices left is taken off. WeightsMismatch for a file that cannot be
     read, would run code, or holds something else.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
-    return _tensors(card, path, content)
+    return _read(card, path)
 
 
 def tensor_names(card: ModelCard, path: Path) -> frozenset[str]:
@@ -175,20 +166,21 @@ def tensor_names(card: ModelCard, path: Path) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=64)
 def _names(card: ModelCard, path: Path, size: int, mtime: int) -> frozenset[str]:
+    return frozenset(_read(card, path, names_only=True))
+
+
+def _read(card: ModelCard, path: Path, *, names_only: bool = False) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             from safetensors import safe_open
 
             with safe_open(path, "pt") as file:
-                content: Any = dict.fromkeys(file.keys(), torch.empty(0))
+                names = file.keys()
+                content: Any = {key: torch.empty(0) if names_only else file.get_tensor(key) for key in names}
         else:
-            content = torch.load(path, map_location="meta", weights_only=True)
+            content = torch.load(path, map_location="meta" if names_only else "cpu", weights_only=True)
     except Exception as error:
         raise WeightsMismatch(f"{path} cannot be read as the weights of {card.name}: {error}") from error
-    return frozenset(_tensors(card, path, content))
-
-
-def _tensors(card: ModelCard, path: Path, content: Any) -> dict[str, Tensor]:
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(x, Tensor) for k, x in content.items())
     if not named:

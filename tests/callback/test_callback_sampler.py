@@ -195,7 +195,7 @@ def test_prompts_cycle(tmp_path: Path) -> None:
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     assert monitor(prompts=tmp_path / "prompts.txt").prompts == ["one", "two"]
     assert monitor(prompts=str(tmp_path / "prompts.txt")).prompts == ["one", "two"]
 
