@@ -4,8 +4,8 @@
     python benchmarks/scorers.py ssim          # some of it
     python benchmarks/scorers.py --small       # to see that it runs
 
-Prints a Markdown table: what was measured, ours, theirs, the ratio, and the ratio aimed at. Networks have random weights
-in the geometry of the published ones, the same on both sides. LPIPS is measured by `benchmarks/core.py perceptual`.
+Prints a Markdown table: what was measured, ours, theirs, the ratio, and the ratio aimed at. Networks have random
+weights in the geometry of the published ones, the same on both sides. `benchmarks/core.py perceptual` measures LPIPS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lightning_imgmetrics import (
     StructuralSimilarityIndexMeasure,
 )
 
-_WORDS = "zero one two three four five six seven eight nine".split()
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def ssim(sizes: Sizes) -> Iterator[Row]:

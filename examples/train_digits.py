@@ -5,9 +5,9 @@
 A small UNet learns 1348 digits of scikit-learn (8x8 pixels) on the CPU, in about a minute. At growing intervals
 `ImageMetricsCallback` samples 500 captioned digits from the moving average of the weights, compares them with 449
 held-out digits, and logs `val/fd_digits_clip`, `val/clip_score`, `val/lpips_diversity` and, in the way of a preference
-model, `val/pickscore_per_prompt` with the best and worst of the samples of a caption. The folder of the run holds `metrics.csv`, events for TensorBoard,
-the checkpoint with the best distance, a picture of the samples at each evaluation, and `curves.png`. The table at the
-end sets all evaluations beside real digits.
+model, `val/pickscore_per_prompt` with the best and worst of the samples of a caption. The folder of the run holds
+`metrics.csv`, events for TensorBoard, the checkpoint with the best distance, a picture of the samples at each
+evaluation, and `curves.png`. The table at the end sets all evaluations beside real digits.
 """
 
 from __future__ import annotations
