@@ -77,13 +77,22 @@ def _checkpoint(folder: str, sizes: Sizes) -> tuple[Any, Any, Any]:
     """A CLIP of ViT-B/32's geometry (smaller where `sizes` are) with the tokenizer of digits-clip, in `folder`."""
     from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
+    class Projected(CLIPModel):
+        """Returns embeddings, as transformers did before version 5, and as torchmetrics takes them."""
+
+        def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_image_features(*args, **kwargs).pooler_output
+
+        def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
+            return super().get_text_features(*args, **kwargs).pooler_output
+
     depth = 12 if sizes is not SMALL else 2
     tokenizer = AutoTokenizer.from_pretrained(str(Path(lightning_imgmetrics.__file__).parent / "models/digits_clip"))
     text = dict(vocab_size=len(tokenizer), num_hidden_layers=depth, bos_token_id=2, eos_token_id=3, pad_token_id=0)
     config = CLIPConfig(text_config=text, vision_config=dict(num_hidden_layers=depth))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CLIPModel(config)
+        model = Projected(config)
     images = CLIPImageProcessor()
     for part in (model, tokenizer, images):
         part.save_pretrained(folder)

@@ -180,7 +180,7 @@ class FullReferenceMetric(PairedMetric):
         if not len(pair[0]):
             raise ShapeError("`preds` must hold at least one image, got an empty batch")
         for name, x in zip(("preds", "target"), pair, strict=True):
-            if not x.isfinite().all():
+            if not torch.stack(x.aminmax()).isfinite().all():  # NaN is the least and the largest of all
                 raise ValueRangeError(f"`{name}` must be finite, got NaN or infinity")
         if pair[0].device.type != "cpu" and pair[0].device != self.device:
             self.to(pair[0].device)
