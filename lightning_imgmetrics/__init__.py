@@ -13,9 +13,9 @@ _HOMES = {
         "FrechetDistance",
         "FrechetInceptionDistance",
         "FrechetInceptionDistanceInfinity",
-        "ReconstructionFrechetDistance",
         "SpatialFrechetInceptionDistance",
     ),
+    "metrics.reconstruction": ("ReconstructionFrechetDistance",),
     "metrics.conditional": ("IntraFrechetInceptionDistance",),
     "metrics.kernel": ("CLIPMaximumMeanDiscrepancy", "KernelInceptionDistance"),
     "metrics.entropy": ("InceptionScore", "VendiScore"),
@@ -129,7 +129,6 @@ if TYPE_CHECKING:
         FrechetDistance,
         FrechetInceptionDistance,
         FrechetInceptionDistanceInfinity,
-        ReconstructionFrechetDistance,
         SpatialFrechetInceptionDistance,
     )
     from lightning_imgmetrics.metrics.hpsv3 import HPSv3
@@ -156,6 +155,7 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.metrics.presets import PRESETS
     from lightning_imgmetrics.metrics.quality import CLIPImageQualityAssessment
     from lightning_imgmetrics.metrics.rates import BlankRate, ClassifierRate, SafetyRate
+    from lightning_imgmetrics.metrics.reconstruction import ReconstructionFrechetDistance
     from lightning_imgmetrics.metrics.reference import (
         DeepImageStructureAndTextureSimilarity,
         LearnedPerceptualImagePatchSimilarity,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics import FrechetDistance, MetricSuite, ReferenceStatistics
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, SignatureMismatch, UnknownName, ValueRangeError
-from lightning_imgmetrics.metrics.frechet import ReconstructionFrechetDistance
 from lightning_imgmetrics.metrics.paired import MeanSquaredError, PeakSignalNoiseRatio, VisualInformationFidelity
+from lightning_imgmetrics.metrics.reconstruction import ReconstructionFrechetDistance
 from lightning_imgmetrics.metrics.reference import (
     DeepImageStructureAndTextureSimilarity,
     LearnedPerceptualImagePatchSimilarity,

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
+import scipy.stats
 import torch
 from conftest import Worlds, random_images
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from lightning_imgmetrics import CLIPScore, MetricSuite, PerPrompt, score
+from lightning_imgmetrics import BlankRate, CLIPScore, MetricSuite, PerPrompt, score
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.metrics.alignment import CosineMetric, ScorerMetric
 from lightning_imgmetrics.metrics.paired import MeanSquaredError, PeakSignalNoiseRatio, VisualInformationFidelity
@@ -281,3 +282,13 @@ def test_a_suite_says_that_pairs_must_have_one_size() -> None:
     results = suite.results()
     assert (results["lpips"].n, results["mse"].n) == (2, 2)
     assert results["lpips"].value == pytest.approx(float(expected[1:3].mean()), rel=1e-4)
+
+
+def test_a_rate_that_never_hits_is_not_certain() -> None:
+    """Ten images of two prompts, none blank: Wilson's interval with each prompt as one trial."""
+    metric = PerPrompt(BlankRate())
+    metric.update(images=random_images(10, 8), prompts=TEXTS * 5)
+    quantile = scipy.stats.t.ppf(0.975, 1) ** 2
+    found = metric.result()
+    assert (found.value, found.n) == (0, 10)
+    assert found.interval == pytest.approx((0, quantile / (2 + quantile)))

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError, UnknownName
-from lightning_imgmetrics.functional.balance import balance_interval, kl_divergence, largest_skew
+from lightning_imgmetrics.functional.balance import balance_interval, kl_divergence, largest_skew, total_variation
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Features
@@ -32,7 +32,8 @@ class AttributeBalance(ImageMetric):
     Pooled over prompts by default, one figure for any number of samples per prompt, in which prompts with opposite
     biases cancel. `per_prompt=True` is the mean of the prompts' divergences (Cho et al. 2023 go by profession), for
     many samples each: a balanced prompt of n scores about (k - 1) / 2n. `details` has both ("kl_pooled",
-    "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) and "largest_skew" (Geyik et al. 2019).
+    "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) "largest_skew" (Geyik et al. 2019) and
+    "total_variation" in [0, 1].
     The interval is a bootstrap over prompts. >= 0, lower is better. See also Luccioni et al. 2023.
     """
 
@@ -131,7 +132,8 @@ class AttributeBalance(ImageMetric):
         skew = torch.where(share == target, 0, (share / target).log())
         details = {f"share_{label}": x for label, x in zip(self.labels, share.tolist(), strict=True)}
         details |= {f"skew_{label}": x for label, x in zip(self.labels, skew.tolist(), strict=True)}
-        return {**details, "largest_skew": float(largest_skew(counts, target))}
+        unlike = {"largest_skew": largest_skew(counts, target), "total_variation": total_variation(counts, target)}
+        return {**details, **{name: float(x) for name, x in unlike.items()}}
 
     def parameters_of_value(self) -> dict[str, object]:
         how = {} if self.classified else {"template": self.template}

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import Images
-from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
+from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, frechet_to_factor, psd_factor
 from lightning_imgmetrics.functional.intervals import extrapolate, jackknife
 from lightning_imgmetrics.metrics.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution import InceptionInput, network_of
 from lightning_imgmetrics.metrics.stateful import Summary
-from lightning_imgmetrics.metrics.streams import Ids, Stream
+from lightning_imgmetrics.metrics.streams import Stream
 from lightning_imgmetrics.models.base import Extractor
 from lightning_imgmetrics.states.moments import UNKNOWN, GroupedMoments, Moments
 
@@ -228,60 +227,6 @@ class FrechetInceptionDistanceInfinity(FrechetInceptionDistance):
 
     def parameters_of_value(self) -> dict[str, Any]:
         return {**super().parameters_of_value(), "groups": self.groups, "seed": self.seed}
-
-
-class ReconstructionFrechetDistance(FrechetDistance):
-    """rFID: Fréchet distance between reconstructions and the very images that they reconstruct; lower is better.
-
-    Each pair's image counts as generated and its target as reference, so `update` needs both and there is no separate
-    reference. `network` as for `FrechetDistance`; "inception" is what papers on autoencoders call rFID. Scalar >= 0,
-    defined from 2 pairs, biased upwards below some thousand. Source: Heusel et al. 2017; Esser et al. 2021.
-    """
-
-    name: ClassVar[str] = "rfid"
-    inputs: ClassVar[tuple[str, ...]] = ("target",)
-
-    def __init__(
-        self,
-        network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor = "inception",
-        *,
-        layer: str | None = None,
-        **kwargs: Any,
-    ):
-        extractor, own = network_of(network)
-        layer = layer or own
-        d = extractor.dim(layer)
-        self.groups, self.moments = 0, Moments(d)
-        # Both on the generated side: what clears or keeps a reference is not meant.
-        streams = {
-            "moments": Stream(self.moments, d, layer, _images),
-            "targets": Stream(self.moments, d, layer, _targets),
-        }
-        DistributionMetric.__init__(self, extractor, streams, {}, **kwargs)
-
-    def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
-        """Add reconstructions and their originals, (n, 3, h, w) uint8 or float in `value_range`, or lists of images."""
-        sides = self.accept(preds, "preds"), self.accept(target, "target")
-        sizes = [sum(map(len, side)) for side in sides]
-        if sizes[0] != sizes[1]:
-            raise ShapeError(f"`target` must hold one entry per image, got {sizes[1]} for {sizes[0]} images")
-        self.update_features(self.extract([*sides[0], *sides[1]]), ids=ids)
-
-    def summarize(self) -> Summary:
-        real, fake = self.read("fake_targets"), self.read("fake_moments")
-        n = int(fake[0])
-        if n < 2:
-            raise NotEnoughSamples(self.name, n, 2, "a covariance needs two pairs")
-        return Summary(self.distance(real, fake), n, counts={"n": n})
-
-
-def _images(x: Tensor) -> Tensor:
-    """The features of the images, which come before those of as many targets."""
-    return x[: len(x) // 2]
-
-
-def _targets(x: Tensor) -> Tensor:
-    return x[len(x) // 2 :]
 
 
 def _with_jackknife(summary: Summary, replicates: Tensor, sizes: Tensor) -> Summary:

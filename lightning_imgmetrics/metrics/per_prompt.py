@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
+from lightning_imgmetrics.functional.intervals import clustered_wilson_interval
 from lightning_imgmetrics.functional.prompts import (
     PromptStatistics,
     best_of_k,
@@ -24,6 +25,7 @@ from lightning_imgmetrics.functional.prompts import (
 from lightning_imgmetrics.metrics.base import ScoreMetric
 from lightning_imgmetrics.metrics.paired import PartlyDefinedMetric
 from lightning_imgmetrics.metrics.pixel import PairMetric
+from lightning_imgmetrics.metrics.rates import Rate
 from lightning_imgmetrics.metrics.stateful import ImageMetric, Summary, as_texts
 from lightning_imgmetrics.metrics.streams import Ids, Stream
 from lightning_imgmetrics.models.base import Features
@@ -130,8 +132,11 @@ class PerPrompt(ImageMetric):
         details |= self._variances(scores, prompts, each) | undefined
         details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
         spread = 0.0 if error is None else float(error)
+        interval = None
+        if isinstance(self.metric, Rate) and len(each.n) > 1 and len(each.n.unique()) == 1:
+            interval = clustered_wilson_interval(scores, prompts)
         # Prompts that all score alike show no spread, but that is not certainty.
-        return Summary(mean, len(scores), spread or None, len(each.n), details)
+        return Summary(mean, len(scores), spread or None, len(each.n), details, interval=interval)
 
     def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The scores that there are, their prompts as integers, and for the details how many samples have none."""

@@ -17,7 +17,6 @@ from lightning_imgmetrics.metrics.frechet import (
     FrechetDistance,
     FrechetInceptionDistance,
     FrechetInceptionDistanceInfinity,
-    ReconstructionFrechetDistance,
     SpatialFrechetInceptionDistance,
 )
 from lightning_imgmetrics.metrics.hpsv3 import HPSv3
@@ -46,6 +45,7 @@ from lightning_imgmetrics.metrics.paired import (
 from lightning_imgmetrics.metrics.preference import HPSv2, ImageReward, PickScore
 from lightning_imgmetrics.metrics.quality import CLIPImageQualityAssessment
 from lightning_imgmetrics.metrics.rates import BlankRate, ClassifierRate, SafetyRate
+from lightning_imgmetrics.metrics.reconstruction import ReconstructionFrechetDistance
 from lightning_imgmetrics.metrics.reference import (
     DeepImageStructureAndTextureSimilarity,
     LearnedPerceptualImagePatchSimilarity,
