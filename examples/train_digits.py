@@ -164,7 +164,7 @@ def plot(history: Sequence[dict], suite: MetricSuite, path: Path) -> None:
     figure, axes = plt.subplots(1, len(suite.named()), figsize=(12, 3), layout="constrained")
     for (name, metric), ax in zip(suite.named().items(), axes, strict=True):
         ax.plot([record["step"] for record in history], [record["values"][name] for record in history], marker="o")
-        ax.set(title=f"{name} ({'higher' if metric.higher_is_better else 'lower'} is better)", xlabel="step")
+        ax.set(title=f"{name}\n{'higher' if metric.higher_is_better else 'lower'} is better", xlabel="step")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
