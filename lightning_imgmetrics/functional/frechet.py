@@ -6,6 +6,8 @@ F1 C2 F1ᵀ, which is symmetric: no complex root, no repair of one, and one fact
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -28,7 +30,10 @@ def frechet_to_factor(
     `rank` bounds the rank of either covariance; n samples give n - 1, the eigenvalues beyond it are rounding noise.
     """
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
-    return _distance(mean1, factor1.square().sum(), mean2, cov2.trace(), _congruence(factor1, cov2), rank)
+    trace1, trace2 = factor1.square().sum(), cov2.trace()
+    unit1, unit2 = _unit(trace1), _unit(trace2)
+    gram = _congruence(*_in_units((factor1, unit1), (cov2, unit2**2)))
+    return _distance(mean1, trace1, mean2, trace2, gram, rank, unit1 * unit2)
 
 
 def frechet_of_factors(
@@ -36,9 +41,12 @@ def frechet_of_factors(
 ) -> Tensor:
     """`frechet_distance` of two factors (r1, d), (r2, d): an eigenproblem of size min(r1, r2), for n < d samples."""
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r1 d"), mean2=(mean2, "d"), factor2=(factor2, "r2 d"))
+    trace1, trace2 = factor1.square().sum(), factor2.square().sum()
+    unit1, unit2 = _unit(trace1), _unit(trace2)
+    factor1, factor2 = _in_units((factor1, unit1), (factor2, unit2))
     overlap = factor1 @ factor2.mT
     gram = overlap @ overlap.mT if len(factor1) <= len(factor2) else overlap.mT @ overlap
-    return _distance(mean1, factor1.square().sum(), mean2, factor2.square().sum(), gram, rank)
+    return _distance(mean1, trace1, mean2, trace2, gram, rank, unit1 * unit2)
 
 
 def psd_factor(cov: Tensor, *, rank: int | None = None) -> Tensor:
@@ -77,14 +85,28 @@ def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (features - mean) / (len(features) - 1) ** 0.5
 
 
-def _distance(mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None) -> Tensor:
+def _unit(trace: Tensor) -> float:
+    """A power of 2 near the root of a trace so small or large that products of covariances leave float64; else 1."""
+    exponent = math.frexp(float(trace))[1]
+    return 1.0 if abs(exponent) < 200 else 2.0 ** (max(exponent, -1000) // 2)
+
+
+def _in_units(*pairs: tuple[Tensor, float]) -> tuple[Tensor, ...]:
+    """Each tensor divided by its unit, which powers of 2 leave exact."""
+    return tuple(x if unit == 1 else x / unit for x, unit in pairs)
+
+
+def _distance(
+    mean1: Tensor, trace1: Tensor, mean2: Tensor, trace2: Tensor, gram: Tensor, rank: int | None, unit: float
+) -> Tensor:
+    """`gram` has the eigenvalues of C1 C2 in units of `unit`^2."""
     rank = min(len(mean1), len(gram), len(mean1) if rank is None else rank)
     if gram.device.type == "cpu":
         values = torch.from_numpy(scipy.linalg.eigh(gram.numpy(), eigvals_only=True, driver="evr", check_finite=False))
     else:
         values = torch.linalg.eigvalsh(gram)
     values = values.clamp(min=0)[len(gram) - rank :]
-    return ((mean1 - mean2).square().sum() + trace1 + trace2 - 2 * values.sqrt().sum()).clamp(min=0)
+    return ((mean1 - mean2).square().sum() + trace1 + trace2 - 2 * unit * values.sqrt().sum()).clamp(min=0)
 
 
 def _congruence(factor: Tensor, cov: Tensor) -> Tensor:

@@ -44,9 +44,7 @@ class NoiseLevel(PixelMetric):
 
     name: ClassVar[str] = "noise"
     higher_is_better = False
-
-    def measure(self, images: Tensor) -> Tensor:
-        return sharpness.noise_level(images)
+    measure = staticmethod(sharpness.noise_level)
 
 
 class Exposure(PixelMetric):
@@ -65,9 +63,7 @@ class Saturation(PixelMetric):
 
     name: ClassVar[str] = "saturation"
     higher_is_better = None
-
-    def measure(self, images: Tensor) -> Tensor:
-        return photometry.saturation(images)
+    measure = staticmethod(photometry.saturation)
 
 
 class Contrast(PixelMetric):
@@ -75,9 +71,7 @@ class Contrast(PixelMetric):
 
     name: ClassVar[str] = "contrast"
     higher_is_better = None
-
-    def measure(self, images: Tensor) -> Tensor:
-        return photometry.contrast(images)
+    measure = staticmethod(photometry.contrast)
 
 
 class Colorfulness(PixelMetric):
@@ -88,6 +82,4 @@ class Colorfulness(PixelMetric):
 
     name: ClassVar[str] = "colorfulness"
     higher_is_better = None
-
-    def measure(self, images: Tensor) -> Tensor:
-        return photometry.colorfulness(images)
+    measure = staticmethod(photometry.colorfulness)
