@@ -5,8 +5,8 @@
 The encoder keeps 8 numbers of a digit (8x8 pixels); half a minute on a CPU. At each evaluation `ImageMetricsCallback`
 reconstructs 449 held-out digits through `PairedSampler` and logs PSNR, SSIM, LPIPS and the Fréchet distance between the
 reconstructions and the digits themselves (rFID, here in the features of `digits-clip`). The folder of the run holds
-`metrics.csv`, events for TensorBoard, pictures, and `curves.png`. At the end one table sets the last evaluation beside
-digits that were only shifted by a pixel: people hardly see it, pixelwise metrics can think of little else.
+`metrics.csv`, events for TensorBoard, pictures, and `curves.png`. The table at the end sets the evaluations beside
+digits that were only shifted by a pixel: paired metrics put them below blots, rFID sees that they are digits.
 """
 
 from __future__ import annotations

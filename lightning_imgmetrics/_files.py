@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and where those are kept that can be made again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+
+
+def cache_folder(kind: str) -> Path:
+    """The folder of one kind of things below `IMGMETRICS_CACHE`, or ~/.cache/lightning_imgmetrics."""
+    return Path(os.environ.get("IMGMETRICS_CACHE", "~/.cache/lightning_imgmetrics")).expanduser() / kind
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:

@@ -33,12 +33,15 @@ def test_train_digits(tmp_path: Path) -> None:
 
 
 def test_train_autoencoder(tmp_path: Path) -> None:
-    """Reconstructions get better by every measure; a shift that people hardly see ruins PSNR more than LPIPS."""
+    """Reconstructions get better by every measure; paired ones put shifted digits below blots, rFID does not."""
     main = runpy.run_path(str(EXAMPLE.parent / "train_autoencoder.py"))["main"]
     rows = main(["--steps", "120", "--out", str(tmp_path)])
     first, last, shifted = rows["step 0"], rows["step 120"], rows["shifted by a pixel"]
     assert all(last[key] > first[key] for key in ("psnr", "ssim"))
     assert all(last[key] < first[key] for key in ("lpips", "rfd"))
+    blots = [rows[f"step {step}"] for step in (13, 30)]
+    assert all(blot["psnr"] > shifted["psnr"] and blot["ssim"] > shifted["ssim"] for blot in blots)
+    assert all(blot["lpips"] < shifted["lpips"] and blot["rfd"] > 5 * shifted["rfd"] for blot in blots)
     assert shifted["psnr"] < last["psnr"]
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         logged = [float(row["val/rfd"]) for row in csv.DictReader(file) if row["val/rfd"]]

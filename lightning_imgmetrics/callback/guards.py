@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.metrics.stateful import ImageMetric
+
 # Which way each metric goes when a model learns the taste of a reward and not the task (Clark et al. 2024; Gao et al.
 # 2023): more saturated and contrasty images that resemble each other and fit their prompts less. +1: it rises.
 GUARDS = {
@@ -25,6 +28,20 @@ GUARDS = {
 }
 _ERRORS = 3.0  # standard errors of a change that is no chance
 _SHARE = 0.05  # of the first value: a smaller change is no matter, however certain
+
+
+def guards_among(metrics: Mapping[str, ImageMetric], reward: str) -> dict[str, int]:
+    """Which of `metrics`, by name, can guard `reward`, and the way each goes under reward hacking: +1 up, -1 down.
+
+    UnknownName for a reward that is none of them; ValueError where nothing can guard it.
+    """
+    if reward not in metrics:
+        raise UnknownName("reward", reward, metrics)
+    kinds = {name: m.name for name, m in metrics.items() if name != reward}
+    found = {name: GUARDS[kind] for name, kind in kinds.items() if kind in GUARDS}
+    if not found:
+        raise ValueError(f"`reward` needs a metric that can guard it, such as {', '.join(GUARDS)}; got {[*kinds]}")
+    return found
 
 
 def parted(

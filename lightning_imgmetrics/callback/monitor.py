@@ -7,22 +7,21 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
 
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics._images import check_value_range
-from lightning_imgmetrics.callback.guards import GUARDS, parted
+from lightning_imgmetrics.callback.guards import guards_among, parted
 from lightning_imgmetrics.callback.media import Panel, gathered_panel
 from lightning_imgmetrics.callback.progress import sampling_bar
-from lightning_imgmetrics.callback.reference import measure_reference
-from lightning_imgmetrics.callback.sampler import accepted, draw, module_sample
+from lightning_imgmetrics.callback.reference import measure_reference, validation_loader
+from lightning_imgmetrics.callback.sampler import accepted, module_sample
+from lightning_imgmetrics.callback.sampling import feed_samples, passes_for
 from lightning_imgmetrics.callback.schedule import Every
 from lightning_imgmetrics.callback.weights import borrowed, chosen_weights, find_averaging
 from lightning_imgmetrics.callback.writers import Writer, writers_of
@@ -99,12 +98,7 @@ class ImageMetricsCallback(Callback):
         self.image_key, self.folder = image_key, folder
         self.cache, self.progress, self.dry_run, self.gradients = cache, progress, dry_run, gradients
         self.reward = reward
-        if reward is not None and reward not in self.suite.named():
-            raise UnknownName("reward", reward, self.suite.named())
-        kinds = {name: m.name for name, m in self.suite.named().items() if name != reward}
-        self._guards = {name: GUARDS[kind] for name, kind in kinds.items() if kind in GUARDS}
-        if reward is not None and not self._guards:
-            raise ValueError(f"`reward` needs a metric that can guard it, such as {', '.join(GUARDS)}; got {[*kinds]}")
+        self._guards = {} if reward is None else guards_among(self.suite.named(), reward)
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._last: tuple[int, int] | None = None  # (step, epoch) of this fit's last evaluation
         self._results: dict[str, Result] = {}
@@ -257,9 +251,21 @@ class ImageMetricsCallback(Callback):
                 if not self._has_reference:
                     self._measure_reference(trainer)
                 self.suite.reset_generated()
-                passes = ceil(ceil(num_samples / world()[1]) / self.batch_size)
+                passes = passes_for(num_samples, self.batch_size)
                 with sampling_bar(trainer, passes, f"Sampling {self.prefix}/", self.progress) as advance:
-                    shown = self._sample(trainer, pl_module, num_samples, passes, seconds, advance)
+                    shown = feed_samples(
+                        self.suite,
+                        trainer,
+                        pl_module,
+                        self.sampler,
+                        self.prompts,
+                        num_samples=num_samples,
+                        batch_size=self.batch_size,
+                        seed=self.seed,
+                        media=self.media,
+                        seconds=seconds,
+                        advance=advance,
+                    )
             except BaseException as error:
                 failure = f"{type(error).__name__}: {error}"
                 raise
@@ -280,64 +286,10 @@ class ImageMetricsCallback(Callback):
                 self.suite.update_reference(source)
                 self._has_reference = True
                 return
-            if source is None:
-                if trainer.val_dataloaders is None and trainer.state.fn == "fit" and trainer.enable_validation:
-                    trainer.validating = True  # as Lightning does when the first epoch will validate
-                    trainer.fit_loop.epoch_loop.val_loop.setup_data()
-                    trainer.training = True
-                loaders = trainer.val_dataloaders
-                if isinstance(loaders, Mapping):
-                    loaders = list(loaders.values())
-                source = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
-            if source is None:
-                raise ValueError("`reference` is the trainer's validation loader by default, and it has none: pass one")
+            source = validation_loader(trainer) if source is None else source
             batches = ImageBatches(source, self.batch_size, self.image_key, *world())
             measure_reference(self.suite, batches, cache=self.cache)
         self._has_reference = True
-
-    def _sample(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        num_samples: int,
-        passes: int,
-        seconds: dict[str, float],
-        advance: Callable[[], object],
-    ) -> list[tuple[int, Tensor]]:
-        """Feed the suite with this rank's samples; returns (id, image) of those for the panel.
-
-        Every rank makes the same number of `passes`, as sharded models need it; one that is not needed samples id 0
-        again and is dropped.
-        """
-        rank, size = world()
-        own = range(rank, num_samples, size)
-        shown: list[tuple[int, Tensor]] = []
-        for i in range(passes):
-            ids = own[i * self.batch_size : (i + 1) * self.batch_size]
-            started = self._clock(pl_module)
-            with trainer.precision_plugin.val_step_context():
-                images, targets, clamped = draw(
-                    self.sampler,
-                    pl_module,
-                    ids or range(1),
-                    self._prompts(ids or range(1)),
-                    seed=self.seed,
-                    value_range=self.suite.value_range,
-                )
-            sampled = self._clock(pl_module)
-            advance()
-            seconds["sampling"] += sampled - started
-            if not ids:
-                continue
-            singles = [image for batch in images for image in batch]
-            self.suite.count_clamped(clamped)
-            self.suite.update_checked(images, prompts=self._prompts(ids), target=targets, ids=ids)
-            shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < self.media]
-            seconds["networks"] += self._clock(pl_module) - sampled
-        return shown
-
-    def _prompts(self, ids: Sequence[int]) -> list[str] | None:
-        return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
 
     def _log(self, pl_module: LightningModule, hook: str, alone: bool = False) -> None:
         """The last values as logged metrics of this hook, so that monitors find them at every validation.
@@ -363,9 +315,3 @@ class ImageMetricsCallback(Callback):
                     sync_dist=not by_step,
                     batch_size=1,
                 )
-
-    @staticmethod
-    def _clock(pl_module: LightningModule) -> float:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
-        return time.perf_counter()

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_imgmetrics._distributed import rendezvous, sum_, world
+from lightning_imgmetrics._files import cache_folder
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
 from lightning_imgmetrics.errors import NotEnoughSamples
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from lightning_imgmetrics.suite import MetricSuite
 
 
-def cache_folder() -> Path:
-    """`IMGMETRICS_CACHE`, or ~/.cache/lightning_imgmetrics."""
-    return Path(os.environ.get("IMGMETRICS_CACHE", "~/.cache/lightning_imgmetrics")).expanduser() / "reference"
+def validation_loader(trainer: Trainer) -> Any:
+    """The trainer's (first) validation loader, the default reference; ValueError where it has none."""
+    if trainer.val_dataloaders is None and trainer.state.fn == "fit" and trainer.enable_validation:
+        trainer.validating = True  # as Lightning does when the first epoch will validate
+        trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        trainer.training = True
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    source = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+    if source is None:
+        raise ValueError("`reference` is the trainer's validation loader by default, and it has none: pass one")
+    return source
 
 
 def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool) -> None:
@@ -41,7 +53,7 @@ def measure_reference(suite: MetricSuite, batches: ImageBatches, *, cache: bool)
         measures = sorted(str(m.signature()) for m in distances)
         names = ",".join(suite.named())
         key = hashlib.sha256(f"{content.tolist()}{names}{measures}".encode()).hexdigest()
-        path = cache_folder() / f"{key[:32]}.safetensors"
+        path = cache_folder("reference") / f"{key[:32]}.safetensors"
         found = torch.tensor(int(rank == 0 and _loaded(suite, path)))
         if size > 1:
             sum_(found)

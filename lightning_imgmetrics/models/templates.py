@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
 
-from lightning_imgmetrics._files import write_atomically
+from lightning_imgmetrics._files import cache_folder, write_atomically
 from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
 from lightning_imgmetrics.models.weights import offline
 
@@ -79,7 +79,7 @@ def find_template(card: TemplateCard, path: str | Path | None = None) -> Templat
     if path is not None and not Path(path).expanduser().is_file():
         raise MissingWeights(f"`path` for {card.name} must be an existing file, got {str(path)!r}")
     shelf = os.environ.get("IMGMETRICS_WEIGHTS")
-    cache = _cache_folder() / f"{card.name}-{card.sha256[:8]}.txt"
+    cache = cache_folder("templates") / f"{card.name}-{card.sha256[:8]}.txt"
     places = [Path(path)] if path is not None else [*([Path(shelf) / card.file] if shelf else []), cache]
     for place in (place.expanduser() for place in places):
         if place.is_file():
@@ -102,11 +102,6 @@ def find_template(card: TemplateCard, path: str | Path | None = None) -> Templat
             " package"
         ) from error
     return _read(card, cache.read_bytes(), str(cache))
-
-
-def _cache_folder() -> Path:
-    """`IMGMETRICS_CACHE`, or ~/.cache/lightning_imgmetrics."""
-    return Path(os.environ.get("IMGMETRICS_CACHE", "~/.cache/lightning_imgmetrics")).expanduser() / "templates"
 
 
 def _download(card: TemplateCard, cache: Path) -> None:
