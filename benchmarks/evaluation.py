@@ -172,8 +172,8 @@ def extraction(sizes: Sizes) -> Iterator[Row]:
     """Inception features alone."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    from lightning_imgmetrics.models.base import measured_deviation
-    from lightning_imgmetrics.models.inception import InceptionExtractor
+    from lightning_imgmetrics.models.base.extractor import measured_deviation
+    from lightning_imgmetrics.models.encoders.inception import InceptionExtractor
 
     images, cpu = smooth_images(sizes.batch, sizes.pixels, seed=0), torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:

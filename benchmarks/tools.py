@@ -71,14 +71,14 @@ def clocked(name: str) -> Iterator[list[float]]:
         yield spent
 
 
-OURS = "lightning_imgmetrics.metrics.frechet.FrechetDistance.distance"
+OURS = "lightning_imgmetrics.metrics.distribution.frechet.FrechetDistance.distance"
 
 
 def ours(job: Job, protocol: str) -> float:
     """As `imgmetrics evaluate` does: the loader's ids, one suite, the reference first."""
     from lightning_imgmetrics import FrechetInceptionDistance, MetricSuite
     from lightning_imgmetrics.data.images import ImageBatches
-    from lightning_imgmetrics.models import network
+    from lightning_imgmetrics.models.base import network
 
     network.NETWORKS.clear()  # the others load theirs every time
     suite = MetricSuite(

@@ -28,8 +28,8 @@ from lightning_imgmetrics import (
     PrecisionRecall,
     VendiScore,
 )
-from lightning_imgmetrics.models.base import Extractor, Features
-from lightning_imgmetrics.models.weights import ModelCard
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.weights import ModelCard
 
 
 def digits() -> tuple[Tensor, Tensor]:

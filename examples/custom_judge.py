@@ -20,9 +20,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from lightning_imgmetrics import TIFA, Answer, Decoding, Judge, JudgeCalibration, MetricSuite, Question, VQAScore
-from lightning_imgmetrics.data.questions import TifaQuestion
-from lightning_imgmetrics.models.clip import ClipExtractor
-from lightning_imgmetrics.report.calibration import Calibration
+from lightning_imgmetrics.judges.calibration.record import Calibration
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.prompt_benchmarks.base.question_files import TifaQuestion
 from lightning_imgmetrics.result import Result
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

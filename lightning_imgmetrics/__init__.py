@@ -9,70 +9,77 @@ from lightning_imgmetrics._version import __version__ as __version__
 
 # Where each public name lives; loaded when it is first used, so that importing the package costs nothing.
 _HOMES = {
-    "metrics.frechet": (
+    "metrics.distribution.frechet": (
         "FrechetDistance",
         "FrechetInceptionDistance",
         "FrechetInceptionDistanceInfinity",
         "SpatialFrechetInceptionDistance",
     ),
-    "metrics.reconstruction": ("ReconstructionFrechetDistance",),
-    "metrics.conditional": ("IntraFrechetInceptionDistance",),
-    "metrics.kernel": ("CLIPMaximumMeanDiscrepancy", "KernelInceptionDistance"),
-    "metrics.entropy": ("InceptionScore", "VendiScore"),
-    "metrics.manifold": (
+    "metrics.distribution.rfid": ("ReconstructionFrechetDistance",),
+    "metrics.distribution.intra_fid": ("IntraFrechetInceptionDistance",),
+    "metrics.distribution.mmd": ("CLIPMaximumMeanDiscrepancy", "KernelInceptionDistance"),
+    "metrics.distribution.entropy": ("InceptionScore", "VendiScore"),
+    "metrics.distribution.manifold": (
         "Authenticity",
         "DensityCoverage",
         "MemorizationInformedFrechetInceptionDistance",
         "PrecisionRecall",
     ),
-    "metrics.likelihood": ("FeatureLikelihoodDivergence",),
-    "metrics.statistics": ("ReferenceStatistics",),
-    "metrics.clip_score": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
-    "metrics.preference": ("HPSv2", "ImageReward", "PickScore"),
-    "metrics.hpsv3": ("HPSv3",),
-    "metrics.aesthetic": ("AestheticScore",),
-    "metrics.quality": ("CLIPImageQualityAssessment",),
-    "metrics.rates": ("BlankRate", "ClassifierRate", "SafetyRate"),
-    "metrics.balance": ("AttributeBalance",),
-    "metrics.paired": ("MeanSquaredError", "PeakSignalNoiseRatio", "VisualInformationFidelity"),
-    "metrics.similarity": ("MultiScaleStructuralSimilarityIndexMeasure", "StructuralSimilarityIndexMeasure"),
-    "metrics.presets": ("PRESETS",),
-    "metrics.no_reference": ("Colorfulness", "Contrast", "Exposure", "NoiseLevel", "Saturation", "Sharpness"),
-    "metrics.per_prompt": ("PerPrompt",),
-    "metrics.score": ("score",),
-    "metrics.reference": (
+    "metrics.distribution.likelihood": ("FeatureLikelihoodDivergence",),
+    "metrics.distribution.reference_statistics": ("ReferenceStatistics",),
+    "metrics.text_image.clip_score": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
+    "metrics.text_image.preference": ("HPSv2", "ImageReward", "PickScore"),
+    "metrics.text_image.hpsv3": ("HPSv3",),
+    "metrics.no_reference.aesthetic": ("AestheticScore",),
+    "metrics.no_reference.clip_iqa": ("CLIPImageQualityAssessment",),
+    "metrics.no_reference.rates": ("BlankRate", "ClassifierRate", "SafetyRate"),
+    "metrics.no_reference.attribute_balance": ("AttributeBalance",),
+    "metrics.full_reference.psnr": ("MeanSquaredError", "PeakSignalNoiseRatio", "VisualInformationFidelity"),
+    "metrics.full_reference.ssim": ("MultiScaleStructuralSimilarityIndexMeasure", "StructuralSimilarityIndexMeasure"),
+    "presets": ("PRESETS",),
+    "metrics.no_reference.photometry": (
+        "Colorfulness",
+        "Contrast",
+        "Exposure",
+        "NoiseLevel",
+        "Saturation",
+        "Sharpness",
+    ),
+    "per_prompt": ("PerPrompt",),
+    "scoring": ("score",),
+    "metrics.full_reference.perceptual": (
         "DeepImageStructureAndTextureSimilarity",
         "LearnedPerceptualImagePatchSimilarity",
         "LPIPSDiversity",
     ),
-    "metrics.vqa_score": ("VQAScore",),
-    "metrics.genai_bench": ("GenAIBench",),
-    "metrics.vie_score": ("VIEScore",),
-    "metrics.unified_reward": ("UnifiedReward",),
-    "metrics.unified_reward_edit": ("UnifiedRewardEdit",),
-    "metrics.qwen_image_bench": ("QwenImageBench",),
-    "metrics.rubric": ("RubricJudge",),
-    "metrics.pairwise": ("PairwiseJudge",),
-    "metrics.ranking": ("RankingJudge",),
-    "metrics.tifa": ("TIFA",),
-    "metrics.tifa_questions": ("generate_questions", "write_tifa"),
-    "metrics.dpg_bench": ("DPGBench",),
-    "metrics.geneval": ("GenEval",),
-    "metrics.gedit_bench": ("GEditBench",),
-    "metrics.text_rendering": ("TextRendering",),
-    "metrics.calibration": ("JudgeCalibration",),
-    "models.judge": ("IMAGE", "Answer", "Decoding", "Judge", "Question", "turn"),
-    "data.rubrics": ("Criterion", "Rubric", "read_rubric"),
-    "data.questions": ("DpgQuestion", "TifaQuestion"),
-    "data.benchmarks": ("GEditItem",),
-    "data.text_targets": ("TextTarget",),
-    "_geneval": ("Detection", "GenEvalPrompt"),
-    "models.clip_flant5": ("ClipFlanT5Judge",),
-    "models.local_judge": ("LocalJudge",),
-    "models.text_reader": ("TextReader",),
-    "models.server_judge": ("ServerJudge",),
-    "metrics.human": ("WinRate",),
-    "metrics.table": ("METRICS",),
+    "judges.metrics.vqa_score": ("VQAScore",),
+    "prompt_benchmarks.genai_bench": ("GenAIBench",),
+    "judges.metrics.vie_score": ("VIEScore",),
+    "judges.metrics.unified_reward": ("UnifiedReward",),
+    "judges.metrics.unified_reward_edit": ("UnifiedRewardEdit",),
+    "judges.metrics.qwen_image_bench": ("QwenImageBench",),
+    "judges.metrics.rubric": ("RubricJudge",),
+    "judges.metrics.pairwise": ("PairwiseJudge",),
+    "judges.metrics.ranking": ("RankingJudge",),
+    "prompt_benchmarks.tifa.metric": ("TIFA",),
+    "prompt_benchmarks.tifa.generate": ("generate_questions", "write_tifa"),
+    "prompt_benchmarks.dpg_bench": ("DPGBench",),
+    "prompt_benchmarks.geneval.metric": ("GenEval",),
+    "prompt_benchmarks.gedit_bench": ("GEditBench",),
+    "prompt_benchmarks.text_rendering.metric": ("TextRendering",),
+    "judges.calibration.judge_calibration": ("JudgeCalibration",),
+    "judges.backends.base": ("IMAGE", "Answer", "Decoding", "Judge", "Question", "turn"),
+    "judges.metrics.rubric_file": ("Criterion", "Rubric", "read_rubric"),
+    "prompt_benchmarks.base.question_files": ("DpgQuestion", "TifaQuestion"),
+    "prompt_benchmarks.base.prompt_files": ("GEditItem",),
+    "prompt_benchmarks.text_rendering.targets": ("TextTarget",),
+    "prompt_benchmarks.geneval.prompts": ("Detection", "GenEvalPrompt"),
+    "judges.backends.clip_flant5": ("ClipFlanT5Judge",),
+    "judges.backends.local": ("LocalJudge",),
+    "judges.backends.ocr": ("TextReader",),
+    "judges.backends.server": ("ServerJudge",),
+    "metrics.human.win_rate": ("WinRate",),
+    "registry": ("METRICS",),
     "suite": ("MetricSuite",),
     "result": ("Result", "Signature"),
     "callback.monitor": ("ImageMetricsCallback",),
@@ -180,41 +187,61 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lightning_imgmetrics._geneval import Detection, GenEvalPrompt
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
     from lightning_imgmetrics.callback.sampler import EditedImages, ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
-    from lightning_imgmetrics.data.benchmarks import GEditItem
-    from lightning_imgmetrics.data.questions import DpgQuestion, TifaQuestion
-    from lightning_imgmetrics.data.rubrics import Criterion, Rubric, read_rubric
-    from lightning_imgmetrics.data.text_targets import TextTarget
-    from lightning_imgmetrics.metrics.aesthetic import AestheticScore
-    from lightning_imgmetrics.metrics.balance import AttributeBalance
-    from lightning_imgmetrics.metrics.calibration import JudgeCalibration
-    from lightning_imgmetrics.metrics.clip_score import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
-    from lightning_imgmetrics.metrics.conditional import IntraFrechetInceptionDistance
-    from lightning_imgmetrics.metrics.dpg_bench import DPGBench
-    from lightning_imgmetrics.metrics.entropy import InceptionScore, VendiScore
-    from lightning_imgmetrics.metrics.frechet import (
+    from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Judge, Question, turn
+    from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge
+    from lightning_imgmetrics.judges.backends.local import LocalJudge
+    from lightning_imgmetrics.judges.backends.ocr import TextReader
+    from lightning_imgmetrics.judges.backends.server import ServerJudge
+    from lightning_imgmetrics.judges.calibration.judge_calibration import JudgeCalibration
+    from lightning_imgmetrics.judges.metrics.pairwise import PairwiseJudge
+    from lightning_imgmetrics.judges.metrics.qwen_image_bench import QwenImageBench
+    from lightning_imgmetrics.judges.metrics.ranking import RankingJudge
+    from lightning_imgmetrics.judges.metrics.rubric import RubricJudge
+    from lightning_imgmetrics.judges.metrics.rubric_file import Criterion, Rubric, read_rubric
+    from lightning_imgmetrics.judges.metrics.unified_reward import UnifiedReward
+    from lightning_imgmetrics.judges.metrics.unified_reward_edit import UnifiedRewardEdit
+    from lightning_imgmetrics.judges.metrics.vie_score import VIEScore
+    from lightning_imgmetrics.judges.metrics.vqa_score import VQAScore
+    from lightning_imgmetrics.metrics.distribution.entropy import InceptionScore, VendiScore
+    from lightning_imgmetrics.metrics.distribution.frechet import (
         FrechetDistance,
         FrechetInceptionDistance,
         FrechetInceptionDistanceInfinity,
         SpatialFrechetInceptionDistance,
     )
-    from lightning_imgmetrics.metrics.gedit_bench import GEditBench
-    from lightning_imgmetrics.metrics.genai_bench import GenAIBench
-    from lightning_imgmetrics.metrics.geneval import GenEval
-    from lightning_imgmetrics.metrics.hpsv3 import HPSv3
-    from lightning_imgmetrics.metrics.human import WinRate
-    from lightning_imgmetrics.metrics.kernel import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
-    from lightning_imgmetrics.metrics.likelihood import FeatureLikelihoodDivergence
-    from lightning_imgmetrics.metrics.manifold import (
+    from lightning_imgmetrics.metrics.distribution.intra_fid import IntraFrechetInceptionDistance
+    from lightning_imgmetrics.metrics.distribution.likelihood import FeatureLikelihoodDivergence
+    from lightning_imgmetrics.metrics.distribution.manifold import (
         Authenticity,
         DensityCoverage,
         MemorizationInformedFrechetInceptionDistance,
         PrecisionRecall,
     )
-    from lightning_imgmetrics.metrics.no_reference import (
+    from lightning_imgmetrics.metrics.distribution.mmd import CLIPMaximumMeanDiscrepancy, KernelInceptionDistance
+    from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
+    from lightning_imgmetrics.metrics.distribution.rfid import ReconstructionFrechetDistance
+    from lightning_imgmetrics.metrics.full_reference.perceptual import (
+        DeepImageStructureAndTextureSimilarity,
+        LearnedPerceptualImagePatchSimilarity,
+        LPIPSDiversity,
+    )
+    from lightning_imgmetrics.metrics.full_reference.psnr import (
+        MeanSquaredError,
+        PeakSignalNoiseRatio,
+        VisualInformationFidelity,
+    )
+    from lightning_imgmetrics.metrics.full_reference.ssim import (
+        MultiScaleStructuralSimilarityIndexMeasure,
+        StructuralSimilarityIndexMeasure,
+    )
+    from lightning_imgmetrics.metrics.human.win_rate import WinRate
+    from lightning_imgmetrics.metrics.no_reference.aesthetic import AestheticScore
+    from lightning_imgmetrics.metrics.no_reference.attribute_balance import AttributeBalance
+    from lightning_imgmetrics.metrics.no_reference.clip_iqa import CLIPImageQualityAssessment
+    from lightning_imgmetrics.metrics.no_reference.photometry import (
         Colorfulness,
         Contrast,
         Exposure,
@@ -222,42 +249,26 @@ if TYPE_CHECKING:
         Saturation,
         Sharpness,
     )
-    from lightning_imgmetrics.metrics.paired import MeanSquaredError, PeakSignalNoiseRatio, VisualInformationFidelity
-    from lightning_imgmetrics.metrics.pairwise import PairwiseJudge
-    from lightning_imgmetrics.metrics.per_prompt import PerPrompt
-    from lightning_imgmetrics.metrics.preference import HPSv2, ImageReward, PickScore
-    from lightning_imgmetrics.metrics.presets import PRESETS
-    from lightning_imgmetrics.metrics.quality import CLIPImageQualityAssessment
-    from lightning_imgmetrics.metrics.qwen_image_bench import QwenImageBench
-    from lightning_imgmetrics.metrics.ranking import RankingJudge
-    from lightning_imgmetrics.metrics.rates import BlankRate, ClassifierRate, SafetyRate
-    from lightning_imgmetrics.metrics.reconstruction import ReconstructionFrechetDistance
-    from lightning_imgmetrics.metrics.reference import (
-        DeepImageStructureAndTextureSimilarity,
-        LearnedPerceptualImagePatchSimilarity,
-        LPIPSDiversity,
-    )
-    from lightning_imgmetrics.metrics.rubric import RubricJudge
-    from lightning_imgmetrics.metrics.score import score
-    from lightning_imgmetrics.metrics.similarity import (
-        MultiScaleStructuralSimilarityIndexMeasure,
-        StructuralSimilarityIndexMeasure,
-    )
-    from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
-    from lightning_imgmetrics.metrics.table import METRICS
-    from lightning_imgmetrics.metrics.text_rendering import TextRendering
-    from lightning_imgmetrics.metrics.tifa import TIFA
-    from lightning_imgmetrics.metrics.tifa_questions import generate_questions, write_tifa
-    from lightning_imgmetrics.metrics.unified_reward import UnifiedReward
-    from lightning_imgmetrics.metrics.unified_reward_edit import UnifiedRewardEdit
-    from lightning_imgmetrics.metrics.vie_score import VIEScore
-    from lightning_imgmetrics.metrics.vqa_score import VQAScore
-    from lightning_imgmetrics.models.clip_flant5 import ClipFlanT5Judge
-    from lightning_imgmetrics.models.judge import IMAGE, Answer, Decoding, Judge, Question, turn
-    from lightning_imgmetrics.models.local_judge import LocalJudge
-    from lightning_imgmetrics.models.server_judge import ServerJudge
-    from lightning_imgmetrics.models.text_reader import TextReader
+    from lightning_imgmetrics.metrics.no_reference.rates import BlankRate, ClassifierRate, SafetyRate
+    from lightning_imgmetrics.metrics.text_image.clip_score import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
+    from lightning_imgmetrics.metrics.text_image.hpsv3 import HPSv3
+    from lightning_imgmetrics.metrics.text_image.preference import HPSv2, ImageReward, PickScore
+    from lightning_imgmetrics.per_prompt import PerPrompt
+    from lightning_imgmetrics.presets import PRESETS
+    from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem
+    from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion, TifaQuestion
+    from lightning_imgmetrics.prompt_benchmarks.dpg_bench import DPGBench
+    from lightning_imgmetrics.prompt_benchmarks.gedit_bench import GEditBench
+    from lightning_imgmetrics.prompt_benchmarks.genai_bench import GenAIBench
+    from lightning_imgmetrics.prompt_benchmarks.geneval.metric import GenEval
+    from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Detection, GenEvalPrompt
+    from lightning_imgmetrics.prompt_benchmarks.text_rendering.metric import TextRendering
+    from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import TextTarget
+    from lightning_imgmetrics.prompt_benchmarks.tifa.generate import generate_questions, write_tifa
+    from lightning_imgmetrics.prompt_benchmarks.tifa.metric import TIFA
+    from lightning_imgmetrics.registry import METRICS
     from lightning_imgmetrics.result import Result, Signature
+    from lightning_imgmetrics.scoring import score
     from lightning_imgmetrics.suite import MetricSuite
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_images, quantize
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.metrics.members import Members
-from lightning_imgmetrics.metrics.presets import PRESETS
-from lightning_imgmetrics.metrics.stateful import ImageMetric, as_texts
-from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
-from lightning_imgmetrics.metrics.streams import Ids
-from lightning_imgmetrics.metrics.table import metric
-from lightning_imgmetrics.models.base import Extractor
+from lightning_imgmetrics.metrics.base.collection import Members
+from lightning_imgmetrics.metrics.base.metric import ImageMetric, as_texts
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.presets import PRESETS
+from lightning_imgmetrics.registry import metric
 
 
 class MetricSuite(Members):

@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import judge_cases
 import matplotlib as mpl
 import numpy as np
 import pytest
 import scipy.stats
 import torch
-from classifier_parts import save_classifier
 from conftest import TinyNet, random_images
-from judges import ScriptedJudge, chance, texts_of
+from helpers import judge_cases
+from helpers.classifiers import save_classifier
+from helpers.judges import ScriptedJudge, chance, texts_of
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -71,13 +71,13 @@ from lightning_imgmetrics.errors import (
     UnknownName,
 )
 from lightning_imgmetrics.functional.intervals import jackknife
-from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.metrics.verdicts import VerdictMetric
-from lightning_imgmetrics.models.base import PixelExtractor
-from lightning_imgmetrics.models.classifier import ClassifierExtractor
-from lightning_imgmetrics.models.clip import ClipExtractor
-from lightning_imgmetrics.models.custom import CustomExtractor
-from lightning_imgmetrics.models.detector import DetectorExtractor
+from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.models.base.custom import CustomExtractor
+from lightning_imgmetrics.models.base.extractor import PixelExtractor
+from lightning_imgmetrics.models.detection.mask2former import DetectorExtractor
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.models.scorers.classifier import ClassifierExtractor
 from lightning_imgmetrics.result import Signature
 from lightning_imgmetrics.states.hash import uniform_hash
 

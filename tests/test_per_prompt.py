@@ -12,18 +12,22 @@ import pytest
 import scipy.stats
 import torch
 from conftest import Worlds, random_images
-from judges import Grade, ScriptedJudge, chance
+from helpers.judges import Grade, ScriptedJudge, chance
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from lightning_imgmetrics import BlankRate, CLIPScore, MetricSuite, PairwiseJudge, PerPrompt, score
 from lightning_imgmetrics.errors import JudgeFailed, NonFiniteFeatures, NotEnoughSamples, ShapeError
-from lightning_imgmetrics.metrics.alignment import CosineMetric, ScorerMetric
-from lightning_imgmetrics.metrics.paired import MeanSquaredError, PeakSignalNoiseRatio, VisualInformationFidelity
-from lightning_imgmetrics.metrics.reference import LearnedPerceptualImagePatchSimilarity
-from lightning_imgmetrics.metrics.similarity import StructuralSimilarityIndexMeasure
-from lightning_imgmetrics.models.base import Features, PixelExtractor, Scorer
-from lightning_imgmetrics.models.clip import ClipExtractor
+from lightning_imgmetrics.metrics.full_reference.perceptual import LearnedPerceptualImagePatchSimilarity
+from lightning_imgmetrics.metrics.full_reference.psnr import (
+    MeanSquaredError,
+    PeakSignalNoiseRatio,
+    VisualInformationFidelity,
+)
+from lightning_imgmetrics.metrics.full_reference.ssim import StructuralSimilarityIndexMeasure
+from lightning_imgmetrics.metrics.text_image.base import CosineMetric, ScorerMetric
+from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor, Scorer
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
 CPU = torch.device("cpu")
 TEXTS = ["a handwritten one", "a handwritten two"]

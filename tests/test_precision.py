@@ -10,8 +10,8 @@ import torch
 from conftest import random_images
 
 from lightning_imgmetrics import LearnedPerceptualImagePatchSimilarity, PickScore
-from lightning_imgmetrics.models.lpips_nets import LpipsExtractor
-from lightning_imgmetrics.models.network import NETWORKS
+from lightning_imgmetrics.models.base.network import NETWORKS
+from lightning_imgmetrics.models.encoders.lpips import LpipsExtractor
 
 SETTINGS = [
     "pass",

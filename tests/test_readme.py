@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from openai_server import Body, Said, serving
+from helpers.openai_server import Body, Said, serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

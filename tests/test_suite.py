@@ -43,7 +43,7 @@ from lightning_imgmetrics.errors import (
     UnknownName,
     ValueRangeError,
 )
-from lightning_imgmetrics.models.clip import ClipExtractor
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
 N = 20
 NAMES = ["fd_vectors", "fd_digits_clip", "clip_score", "lpips", "lpips_diversity"]
@@ -131,7 +131,7 @@ def test_each_network_sees_each_batch_once(passes: Callable[[], dict[str, int]])
 
 
 def test_layers_of_one_inception_share_a_pass(inception_weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_imgmetrics.models.inception import InceptionExtractor
+    from lightning_imgmetrics.models.encoders.inception import InceptionExtractor
 
     asked = []
     run = InceptionExtractor.run
@@ -701,7 +701,7 @@ def test_reset_generated_of_suites_that_share() -> None:
 
 
 def test_what_neighbors_cost_is_paid_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_imgmetrics.metrics import banked
+    from lightning_imgmetrics.metrics.distribution import feature_bank as banked
 
     searches = []
     nearest = banked.nearest
@@ -736,7 +736,7 @@ def test_labels_through_a_suite() -> None:
 
 def test_all_metrics_on_inception_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their keys alone; every layer of one protocol comes from one pass."""
-    from lightning_imgmetrics.models.inception import InceptionExtractor
+    from lightning_imgmetrics.models.encoders.inception import InceptionExtractor
 
     asked: list[list[str]] = []
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
 
 # Which way each metric goes when a model learns the taste of a reward and not the task (Clark et al. 2024; Gao et al.
 # 2023): more saturated and contrasty images that resemble each other and fit their prompts less. +1: it rises.

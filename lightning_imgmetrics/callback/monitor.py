@@ -29,8 +29,8 @@ from lightning_imgmetrics.callback.writers import Writer, writers_of
 from lightning_imgmetrics.data.images import ImageBatches, Source
 from lightning_imgmetrics.data.prompts import read_prompts
 from lightning_imgmetrics.errors import JudgeFailed, NotEnoughSamples, NothingToJudge, UnknownName
-from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
 from lightning_imgmetrics.result import Result
 from lightning_imgmetrics.suite import MetricSuite
 

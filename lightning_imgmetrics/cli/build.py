@@ -10,17 +10,17 @@ from typing import Any
 
 from lightning_imgmetrics.cli.request import Measures, UsageError, parse_list
 from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
-from lightning_imgmetrics.metrics.base import PairwiseMetric, ScoreMetric
-from lightning_imgmetrics.metrics.distribution import inception
-from lightning_imgmetrics.metrics.per_prompt import PerPrompt
-from lightning_imgmetrics.metrics.presets import PRESETS
-from lightning_imgmetrics.metrics.stateful import ImageMetric
-from lightning_imgmetrics.metrics.table import METRICS, arguments, metric
-from lightning_imgmetrics.metrics.verdicts import VerdictMetric
-from lightning_imgmetrics.models.judge import Judge
-from lightning_imgmetrics.models.judges import as_judge
-from lightning_imgmetrics.models.server_judge import ServerJudge
-from lightning_imgmetrics.models.table import MODELS
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.resolve import as_judge
+from lightning_imgmetrics.judges.backends.server import ServerJudge
+from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.score_metric import PairwiseMetric, ScoreMetric
+from lightning_imgmetrics.metrics.distribution.inception_protocols import inception
+from lightning_imgmetrics.models.registry import MODELS
+from lightning_imgmetrics.per_prompt import PerPrompt
+from lightning_imgmetrics.presets import PRESETS
+from lightning_imgmetrics.registry import METRICS, arguments, metric
 
 GROUPS = 20  # parts of the samples behind an interval
 _WEIGHTS = ("feature_extractor_weights_path", "weights")

@@ -18,11 +18,11 @@ from lightning_imgmetrics.cli.ranks import chosen_device, gathered, together
 from lightning_imgmetrics.cli.request import Request, UsageError
 from lightning_imgmetrics.cli.resume import Position, RunFolder
 from lightning_imgmetrics.errors import ImgMetricsError
-from lightning_imgmetrics.metrics.banked import BankMetric
-from lightning_imgmetrics.metrics.items import ItemMetric
-from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
-from lightning_imgmetrics.metrics.verdicts import VerdictMetric
-from lightning_imgmetrics.models.weights import sha256
+from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric
+from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
+from lightning_imgmetrics.models.base.weights import sha256
+from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric
 from lightning_imgmetrics.report.tables import Report
 from lightning_imgmetrics.suite import MetricSuite
 

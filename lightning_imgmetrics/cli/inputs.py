@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from lightning_imgmetrics.cli.request import Request, UsageError
-from lightning_imgmetrics.data.layouts import layout_of
 from lightning_imgmetrics.data.open import open_images
 from lightning_imgmetrics.data.prompts import Prompt, align_prompts, match_names, read_prompt_table
 from lightning_imgmetrics.data.sources import ImageSource
 from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.prompt_benchmarks.layouts import layout_of
 
 Others = dict[str, list[tuple[ImageSource, Sequence[int]]]]  # kind -> sources, and which of their images
 

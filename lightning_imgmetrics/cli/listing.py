@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from lightning_imgmetrics.cli.build import default_network
-from lightning_imgmetrics.metrics.table import METRICS
-from lightning_imgmetrics.models.network import Network
-from lightning_imgmetrics.models.table import MODELS, extractor_of
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.registry import MODELS, extractor_of
+from lightning_imgmetrics.registry import METRICS
 
 METRIC_COLUMNS = ("key", "class", "measures", "better", "network")
 MODEL_COLUMNS = ("network", "license", "here", "source")

@@ -18,7 +18,7 @@ from lightning_imgmetrics.cli.request import Request
 from lightning_imgmetrics.cli.resume import Position, RunFolder
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
 from lightning_imgmetrics.errors import ImgMetricsError, UnreadableImage
-from lightning_imgmetrics.models.base import PixelExtractor, measured_deviation
+from lightning_imgmetrics.models.base.extractor import PixelExtractor, measured_deviation
 from lightning_imgmetrics.suite import MetricSuite
 
 _LARGEST = {"cpu": 32}  # images per batch where the batch size is ours to choose; no larger one is faster on a CPU

@@ -12,7 +12,7 @@ from lightning_imgmetrics.cli.loop import refuse_failed
 from lightning_imgmetrics.cli.ranks import chosen_device
 from lightning_imgmetrics.cli.request import Measures, UsageError
 from lightning_imgmetrics.errors import IncompatibleStates
-from lightning_imgmetrics.metrics.shards import read_about
+from lightning_imgmetrics.metrics.base.state_file import read_about
 from lightning_imgmetrics.report.tables import Report
 from lightning_imgmetrics.suite import MetricSuite
 

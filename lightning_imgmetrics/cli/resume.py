@@ -18,8 +18,8 @@ from torch import Tensor
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.cli.request import UsageError
 from lightning_imgmetrics.errors import IncompatibleStates
-from lightning_imgmetrics.metrics.shards import own_states
-from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.state_file import own_states
 from lightning_imgmetrics.suite import MetricSuite
 
 _FORMAT = "lightning-imgmetrics run 1"

@@ -21,7 +21,7 @@ from lightning_imgmetrics import (
     VendiScore,
 )
 from lightning_imgmetrics.errors import SignatureMismatch
-from lightning_imgmetrics.metrics.stateful import ImageMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
 
 
 def metrics(network: Pixels) -> dict[str, ImageMetric]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from callback_parts import Painter, loaders, monitor, rank_trainer, values
-from detector_parts import save_detector
+from helpers.detectors import save_detector
 
-from lightning_imgmetrics._geneval import CLASSES, Clause, GenEvalPrompt
-from lightning_imgmetrics.functional.geneval import Rules
-from lightning_imgmetrics.metrics.geneval import GenEval
-from lightning_imgmetrics.models.detector import DetectorExtractor
+from lightning_imgmetrics.models.detection.mask2former import DetectorExtractor
+from lightning_imgmetrics.prompt_benchmarks.geneval.metric import GenEval
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import CLASSES, Clause, GenEvalPrompt
+from lightning_imgmetrics.prompt_benchmarks.geneval.rules import Rules
 
 PROMPTS = [
     GenEvalPrompt(f"a photo of {name}", tag, (Clause(name, 1),))

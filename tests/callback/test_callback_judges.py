@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from callback_parts import PROMPTS, Painter, loaders, monitor, rank_trainer, trainer, values
-from judges import Grade, ScriptedJudge, chance, texts_of
+from helpers.judges import Grade, ScriptedJudge, chance, texts_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from test_callback_writers import events
@@ -20,8 +20,8 @@ from torch import Tensor
 from lightning_imgmetrics import FrechetDistance, ImageMetricsCallback
 from lightning_imgmetrics.callback.sampler import EditedImages
 from lightning_imgmetrics.errors import JudgeUnavailable, SamplerError, UnknownName
-from lightning_imgmetrics.metrics.asking import Ask, Sample, Verdict
-from lightning_imgmetrics.models.judge import IMAGE, Question, turn
+from lightning_imgmetrics.judges.backends.base import IMAGE, Question, turn
+from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 
 EPOCHS = 4
 

@@ -116,7 +116,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     from functools import partial
 
     from lightning_imgmetrics import CLIPScore
-    from lightning_imgmetrics.metrics import table
+    from lightning_imgmetrics import registry as table
 
     monkeypatch.setitem(table.METRICS, "clip_score", partial(CLIPScore, "digits-clip"))
     return dict(CONFIG)

@@ -18,8 +18,8 @@ from lightning_imgmetrics.cli.build import accepted, build, default_network, exp
 from lightning_imgmetrics.cli.request import Measures, UsageError
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.statistics import ReferenceStatistics
-from lightning_imgmetrics.metrics.table import METRICS as TABLE
+from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
+from lightning_imgmetrics.registry import METRICS as TABLE
 
 
 @pytest.fixture(scope="module")

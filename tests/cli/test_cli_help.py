@@ -13,8 +13,8 @@ from cli_parts import done, imgmetrics, refused
 from rich.console import Console
 
 from lightning_imgmetrics.cli.console import Terminal
-from lightning_imgmetrics.metrics.table import METRICS
-from lightning_imgmetrics.models.table import MODELS
+from lightning_imgmetrics.models.registry import MODELS
+from lightning_imgmetrics.registry import METRICS
 
 _HELP = """
 import sys

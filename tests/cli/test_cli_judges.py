@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cli_parts import done, folder, refused
 from conftest import random_images
-from openai_server import Body, OpenAIServer, Said, serving
+from helpers.openai_server import Body, OpenAIServer, Said, serving
 
 N = 6
 WORDED = pytest.mark.filterwarnings("ignore:the prompt .* is not on this machine")  # our own wording stands in

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from classifier_parts import save_classifier
 from cli_parts import done, folder, load, refused, table, values
 from conftest import random_images
+from helpers.classifiers import save_classifier
 
 import lightning_imgmetrics
 from lightning_imgmetrics import PeakSignalNoiseRatio, score

@@ -1,0 +1,144 @@
+"""CLIP-FlanT5, the first judge of VQAScore: a FlanT5 that reads what a CLIP sees."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_imgmetrics.errors import WeightsMismatch
+from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Question, turn
+from lightning_imgmetrics.judges.backends.clip_flant5_net import ClipFlanT5, clip_flant5_keys, projector
+from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
+from lightning_imgmetrics.models.base.network import filled
+from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
+from lightning_imgmetrics.models.base.weights import load_tensors, shards
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.models.prompt_templates.templates import Template, find_template
+
+CLIP_FLANT5 = "zhiqiulin/clip-flant5-xxl"
+_CLIP = "openai/clip-vit-large-patch14-336"
+_LAYOUT = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch"}
+_PADDING = (122, 116, 104)  # CLIP's mean color in 8 bits, rounded down
+
+
+@dataclass(frozen=True)
+class ClipFlanT5Judge(LocalJudge):
+    """A CLIP-FlanT5 in its public layout. It is good at weighing answers ("mean", "product"), less so at writing them.
+
+    `vision`: the checkpoint of the CLIP it sees with, in place of the one that its configuration names; `tokenizer`:
+    the FlanT5 whose words it reads. Images are padded to squares with CLIP's mean color; a conversation opens as those
+    it was trained on, and `template` is a copy of the Python source of that sentence, where it cannot be downloaded. A
+    question beyond its context of 2048 tokens has no answer: cut short, it would ask nothing. Source: Lin et al. 2024.
+    """
+
+    model: str = CLIP_FLANT5
+    vision: str | None = field(default=None, kw_only=True)
+    tokenizer: str = field(default="google/flan-t5-xxl", kw_only=True)
+    template: str | None = field(default=None, kw_only=True)
+
+    @property
+    def key(self) -> Hashable:
+        return *super().key, self.vision, self.tokenizer
+
+    @functools.cached_property
+    def opening(self) -> Template:
+        """What a conversation opens with; found once, so that signature and answers agree."""
+        return find_template(VQASCORE_SYSTEM, self.template)
+
+    @property
+    def clip(self) -> ClipExtractor:
+        """The CLIP it sees with."""
+        config = local_file(self.model, "config.json", self.revision)
+        named = None if config is None else json.loads(config.read_text()).get("mm_vision_tower")
+        return ClipExtractor(self.vision or named or _CLIP)
+
+    def rules(self) -> dict[str, str]:
+        clip = self.clip
+        return {
+            **PretrainedExtractor.rules(self),
+            "config": cited(self.model, config=True, revision=self.revision),
+            "vision": cited(str(clip.model), images=True, config=True),
+            "vision_weights": clip.rules()["weights"],
+            "tokenizer": cited(self.tokenizer),
+            "template": self.opening.origin,
+        }
+
+    def where(self) -> Path | None:
+        """The checkpoint's folder; None where it, its CLIP or its tokenizer is absent."""
+        here = self.clip.where() is not None and vocabulary(self.tokenizer)
+        return super().where() if here else None
+
+    def prefetch(self) -> Path:
+        _ = self.opening
+        return super().prefetch()
+
+    def load(self) -> nn.Module:
+        from transformers import AutoImageProcessor, AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+        config = self.pretrained(T5Config)
+        unlike = {name: x for name, known in _LAYOUT.items() if (x := getattr(config, name, known)) != known}
+        if unlike or not is_clip_flant5(self.model, self.revision):
+            raise WeightsMismatch(f"`model` must be a CLIP-FlanT5 with {_LAYOUT}, got {self.model!r} with {unlike}")
+        files = self._files()
+        source, dtype = str(files[0].parent), getattr(torch, self.dtype)
+        tensors = {key: x for file in files for key, x in load_tensors(self.card, file).items()}
+        language, projection, tower = clip_flant5_keys(tensors)
+        clip = self.clip.pretrained_model().vision_model
+        if tower:
+            clip = filled(clip, tower, f"{source} (vision_tower)")
+        layers = filled(projector(clip.config.hidden_size, config.d_model), projection, f"{source} (mm_projector)")
+        return ClipFlanT5(
+            assembled(T5ForConditionalGeneration, config, language, source, dtype=dtype),
+            layers.to(dtype),
+            clip.to(dtype),
+            self.pretrained(AutoTokenizer, model=self.tokenizer),
+            self.pretrained(AutoImageProcessor, model=str(self.clip.model)),
+        )
+
+    def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
+        return super().reply([self._opened(q) for q in questions], decoding, device)
+
+    def _opened(self, question: Question) -> Question:
+        images = tuple(squared(image) for image in question.images)
+        opening = () if question.messages[0]["role"] == "system" else (turn(self.opening.text, role="system"),)
+        return replace(question, images=images, messages=(*opening, *question.messages))
+
+    def _files(self) -> list[Path]:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if file := checkpoint_file(self.model, name, self.revision):
+                return [file]
+            if index := checkpoint_file(self.model, f"{name}.index.json", self.revision):
+                files = [checkpoint_file(self.model, shard.name, self.revision) for shard in shards(index)]
+                if len(found := [file for file in files if file is not None]) == len(files):
+                    return found
+        raise missing(self.model, self.revision, "it has no weights, or not all of their files")
+
+
+def is_clip_flant5(model: str, revision: str | None = None) -> bool:
+    """Whether a checkpoint is a CLIP-FlanT5: by its configuration or, where that is not on this machine, its name."""
+    path = local_file(model, "config.json", revision)
+    if path is None:
+        return "clip-flant5" in model.lower()
+    try:
+        config = json.loads(path.read_text())
+        return config.get("model_type") == "clip_t5" or "CLIPT5ForConditionalGeneration" in config["architectures"]
+    except (ValueError, KeyError, TypeError, AttributeError):  # no configuration: whoever reads it will say so
+        return False
+
+
+def squared(image: Tensor) -> Tensor:
+    """An image, uint8 (3, h, w), in the middle of a square of CLIP's mean color, as LLaVA-1.5 was trained."""
+    height, width = image.shape[1:]
+    side = max(height, width)
+    out = torch.tensor(_PADDING, dtype=image.dtype)[:, None, None].expand(3, side, side).clone()
+    top, left = (side - height) // 2, (side - width) // 2
+    out[:, top : top + height, left : left + width] = image
+    return out

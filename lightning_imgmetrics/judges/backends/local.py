@@ -1,0 +1,101 @@
+"""Judges that run here: image-text-to-text checkpoints of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import nn
+
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import ImgMetricsError, WeightsMismatch
+from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question
+from lightning_imgmetrics.judges.backends.generation import Speaker
+from lightning_imgmetrics.models.base.checkpoint import cited
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_OTHERS = ("generation_config.json", "chat_template.json", "qformer_tokenizer/tokenizer.json")  # that change answers
+_ASKED = 2  # raised whenever questions are put otherwise: what was answered to the old way is asked anew
+
+
+@dataclass(frozen=True)
+class LocalJudge(PretrainedExtractor, Judge):
+    """A checkpoint folder or hub id that transformers reads as image-text-to-text: Qwen-VL, LLaVA, PaliGemma, BLIP.
+
+    Messages go through the checkpoint's own chat template, images through its own processor; what looks like one of
+    its special tokens in a text is read as letters. `dtype`: that of the weights; bfloat16 is what judges are published
+    in. `batch_size` questions are answered in one pass. In bfloat16 an answer may hang on who shares its pass, where
+    two tokens are about as likely; `batch_size=1` rules that out. WeightsMismatch: a checkpoint of another kind.
+    """
+
+    dtype: str = field(default="bfloat16", kw_only=True)
+
+    @property
+    def key(self) -> Any:
+        return *super().key, self.dtype  # type: ignore[misc]
+
+    def load(self) -> nn.Module:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        processor = self.pretrained(AutoProcessor)
+        if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+            raise WeightsMismatch(f"`model` must have a processor of images and texts, {self.model!r} has none")
+        return Speaker(self.pretrained_model(AutoModelForImageTextToText, dtype=_DTYPES[self.dtype]), processor)
+
+    def ready(self, device: torch.device) -> None:
+        if self.where() is None:  # only then can its files be told from others
+            self.network(device)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.concurrency != 1:
+            raise ValueError(f"`concurrency` of a local judge must be 1, got {self.concurrency}: it has `batch_size`")
+
+    def identity(self) -> Mapping[str, object]:
+        import transformers
+
+        return {**self.signature(), "transformers": transformers.__version__, "asked": _ASKED}
+
+    def rules(self) -> dict[str, str]:
+        processor = cited(self.model, images=True, config=True, revision=self.revision, others=_OTHERS)
+        return {**super().rules(), "processor": processor.rpartition("@")[2]}
+
+    def signature(self) -> dict[str, str]:
+        return Extractor.signature(self)
+
+    def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
+        with full_precision(device):
+            speaker = self.network(device)
+            # Draws are keyed by seed and question: it is answered alike whoever would share its batch.
+            alone = decoding.temperature > 0
+            answers: dict[int, Answer] = {}
+            readable = []
+            for i, q in enumerate(questions):
+                if told := speaker.refusal(q, decoding):
+                    answers[i] = Answer(problem=told)
+                else:
+                    readable.append(i)
+            texts = [i for i in readable if questions[i].answer is None]
+            weighed = [i for i in readable if questions[i].answer is not None]
+            groups = [([i], speaker.write) for i in texts] if alone else [(texts, speaker.write)]
+            for group, way in [*groups, (weighed, speaker.weigh)]:
+                found = _each(way, [questions[i] for i in group], decoding, device) if group else []
+                answers |= dict(zip(group, found, strict=True))
+        return [answers[i] for i in range(len(questions))]
+
+
+def _each(way: Callable[..., list[Answer]], questions: list[Question], *how: Any) -> list[Answer]:
+    """The answers; where the processor or the chat template refuses some question, that one alone has a problem."""
+    try:
+        return way(questions, *how)
+    except ImgMetricsError:
+        raise
+    except (ValueError, TemplateError) as error:
+        if len(questions) == 1:
+            return [Answer(problem=f"the question cannot be put: {error}")]
+    return [answer for question in questions for answer in _each(way, [question], *how)]

@@ -1,0 +1,116 @@
+"""Scores of one set of images by the spectrum of their features or the entropy of their classes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.functional.entropy import class_probabilities, inception_score, vendi_score
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.score_metric import DeviationMetric, DistributionMetric
+from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.distribution.feature_bank import Network
+from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of, unit_rows
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.states.moments import Moments
+from lightning_imgmetrics.states.tables import Splits
+
+
+class SetMetric(DistributionMetric):
+    """A statistic of generated images alone."""
+
+    inputs = ()
+
+    def __init__(self, extractor: Extractor, streams: dict[str, Stream], **kwargs: Any):
+        super().__init__(extractor, streams, {}, **kwargs)
+
+    def update(self, images: Images, ids: Ids | None = None) -> None:
+        """Add generated images, (n, 3, h, w) uint8 or float in `value_range`."""
+        self.update_features(self.extract(self.accept(images)), ids=ids)
+
+
+class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
+    """Inception score: exp of the mean divergence of an image's class distribution from that of all; drop-in.
+
+    `compute` returns (mean, standard deviation with ddof 1) over `splits` random splits of the images, which the hashed
+    ids decide; a state of splits x classes numbers holds it exactly. In [1, classes], higher is better. `normalize`,
+    `protocol`: see `FrechetInceptionDistance`. Source: Salimans et al. 2016.
+    """
+
+    name: ClassVar[str] = "inception_score"
+    deviation = "split_std"
+    higher_is_better = True
+    plot_lower_bound: float = 0.0
+    feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
+
+    def __init__(
+        self,
+        feature: str | int | nn.Module | Extractor = "logits_unbiased",
+        splits: int = 10,
+        normalize: bool = False,
+        *,
+        protocol: str = "torchmetrics",
+        feature_extractor_weights_path: str | None = None,
+        input_img_size: tuple[int, int, int] = (3, 299, 299),
+        **kwargs: Any,
+    ):
+        if not isinstance(splits, int) or splits < 1:
+            raise ValueError(f"Argument `splits` expected to be an integer larger than 0, got {splits!r}")
+        network, layer = self.network_for(
+            feature,
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            input_img_size=input_img_size,
+        )
+        self.splits = Splits(splits, network.dim(layer) + 1)
+        super().__init__(
+            network, {"splits": Stream(self.splits, 1 + self.splits.d, layer, class_probabilities)}, **kwargs
+        )
+
+    def summarize(self) -> Summary:
+        count, _, mean = self.splits.unpack(self.read("fake_splits"))
+        n = int(count.sum())
+        if n == 0:
+            raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
+        scores = inception_score(count, mean[:, :-1], mean[:, -1])
+        details = {self.deviation: float(scores.std())} if len(scores) > 1 else {}
+        return Summary(scores.mean(), n, details=details, counts={"n": n})
+
+    def parameters_of_value(self) -> dict[str, Any]:
+        return {**super().parameters_of_value(), "splits": self.splits.size}
+
+
+class VendiScore(SetMetric):
+    """Vendi score: the effective number of different images, exp of the entropy of their similarities' eigenvalues.
+
+    Similarity is the cosine of features, whose d x d second moment has the same eigenvalues as the n x n kernel, so any
+    number of images streams through. `order` of the Rényi entropy, 1 is Shannon's; small orders weigh rare images more.
+    In [1, n], higher is more diverse. Source: Friedman & Dieng 2023; orders: Pasarkar & Dieng 2024.
+    """
+
+    name: ClassVar[str] = "vendi"
+    higher_is_better = True
+    plot_lower_bound: float = 1.0
+
+    def __init__(self, network: Network = "inception", *, layer: str | None = None, order: float = 1.0, **kwargs: Any):
+        if not order > 0:
+            raise ValueError(f"`order` must be above 0, got {order}")
+        extractor, own = network_of(network)
+        layer = layer or own
+        self.order, self.moments = order, Moments(extractor.dim(layer))
+        super().__init__(extractor, {"moments": Stream(self.moments, self.moments.d, layer, unit_rows)}, **kwargs)
+
+    def summarize(self) -> Summary:
+        count, mean, scatter = self.moments.unpack(self.read("fake_moments"))
+        n = int(count)
+        if n == 0:
+            raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
+        return Summary(vendi_score(scatter / count + torch.outer(mean, mean), order=self.order), n, counts={"n": n})
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {**super().parameters_of_value(), "order": f"{self.order:g}"}

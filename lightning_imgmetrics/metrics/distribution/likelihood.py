@@ -1,0 +1,64 @@
+"""Feature likelihood divergence."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.functional.likelihood import feature_likelihood_divergence
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric, Network
+from lightning_imgmetrics.states.hash import uniform_hash
+
+
+class FeatureLikelihoodDivergence(BankMetric):
+    """FLD: how unlikely held-out images are under a density centered on the generated ones; lower is better.
+
+    It sees fidelity, diversity and copying at once: the density's widths are fitted on the training images
+    (`real=True`), so copies of them explain held-out images badly, and `generalization_gap` in `details` shows it.
+    Held-out images come by `update_test`; without any, `test_share` of the reference, chosen by hashed id, is held out
+    (copies of training images then go unnoticed where the reference was the training set). Source: Jiralerspong 2023.
+    """
+
+    name: ClassVar[str] = "fld"
+    higher_is_better = False
+
+    def __init__(self, network: Network = "inception", *, test_share: float = 0.5, seed: int = 0, **kwargs: Any):
+        if not 0 < test_share < 1:
+            raise ValueError(f"`test_share` must lie between 0 and 1, got {test_share}")
+        self.test_share, self.seed = test_share, seed
+        super().__init__(network, **kwargs)
+        self.add_stream("real_test", self._streams["real_bank"])
+
+    def update_test(self, images: Images, ids: Ids | None = None) -> None:
+        """Add held-out real images (n, 3, h, w)."""
+        if "real_test" in self._lenders:
+            raise TypeError("another fld of this MetricSuite keeps the held-out images of both: call its `update_test`")
+        with full_precision(self.device):
+            features = self.extract(self.accept(images))
+            self.absorb("real_test", self._streams["real_test"].vectors(features), ids)
+            self._computed = None
+
+    def streams_of(self, real: bool) -> list[str]:
+        return [name for name in super().streams_of(real) if name != "real_test"]
+
+    def summarize(self) -> Summary:
+        train, fake = self.both(4, "a density and its baseline need some")
+        test = self.store.features(self.read("real_test"))
+        given = len(test) > 0
+        if not given:
+            held = uniform_hash(self.store.ids(self.read("real_bank")), seed=3) < self.test_share
+            train, test = train[~held.to(train.device)], train[held.to(train.device)]
+        least = min(len(train), len(test))
+        if least < 4:
+            raise NotEnoughSamples(self.name, least, 4, f"{len(train)} training and {len(test)} held-out images")
+        value, gap = feature_likelihood_divergence(train, test.to(train.device), fake, seed=self.seed)
+        details = {"generalization_gap": float(gap)}
+        counts = {"n_train": len(train), "n_test": len(test), "n": len(fake), "test": "given" if given else "held-out"}
+        return Summary(value, len(fake), details=details, counts=counts)
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {**super().parameters_of_value(), "test_share": self.test_share, "seed": self.seed}

@@ -1,0 +1,271 @@
+"""The reference side of distribution metrics as a file: measured once, shared, or published by others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_imgmetrics._distributed import world
+from lightning_imgmetrics._files import write_atomically
+from lightning_imgmetrics.data.stats import PublicStatistics, read_statistics
+from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, SignatureMismatch
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
+from lightning_imgmetrics.metrics.base.streams import PARTS_OF_STREAM, Stream
+from lightning_imgmetrics.metrics.distribution.inception_protocols import inception, unit_rows
+from lightning_imgmetrics.metrics.distribution.mmd import CLIPMaximumMeanDiscrepancy
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.models.encoders.dinov2 import Dinov2Extractor
+from lightning_imgmetrics.result import Signature
+from lightning_imgmetrics.states.bank import Bank
+from lightning_imgmetrics.states.moments import UNKNOWN, Moments
+
+_FORMAT = "lightning-imgmetrics reference statistics 1"
+_OWN_PROTOCOL = {"adm": "adm", "edm2": "adm"}  # formats that one tool alone writes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The state of one reference stream and the network it was measured with; covariances have ddof 1.
+
+    `signature` holds what is known of the network; of published files that may be less than a metric says of itself.
+    """
+
+    signature: Signature
+    state: Bank | Moments
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """What distribution metrics keep of a reference: moments and features by network, protocol and layer.
+
+    `n` images (None if the file does not say); `content` identifies their pixels where it is known.
+    """
+
+    entries: tuple[Entry, ...]
+    n: int | None
+    content: str = ""
+
+    @classmethod
+    def of(cls, metrics: Iterable[ImageMetric], *, content: str = "") -> ReferenceStatistics:
+        """The reference side of `metrics`; NotEnoughSamples if they have none."""
+        entries: dict[tuple[str, str], Entry] = {}
+        for m, name in _reference_streams(metrics):
+            stream = m._streams[name]
+            signature = network_signature(m.extractor, stream)
+            if (str(signature), repr(stream.state)) not in entries:
+                value = m.read(name).cpu().contiguous()
+                value = value if stream.state.table else value.clone()  # sums change in place
+                entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
+        counts = {_count(entry) for entry in entries.values()}
+        if not counts or max(counts) == 0:
+            raise NotEnoughSamples("the reference", 0, 2, "update the metrics with reference images first")
+        known = [_count(e) for e in entries.values() if getattr(e.state, "size", None) is None and _count(e) < UNKNOWN]
+        return cls(tuple(entries.values()), max(known, default=None), content)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, atomically."""
+        tensors = {f"{i}": entry.value for i, entry in enumerate(self.entries)}
+        described = [
+            {
+                "signature": str(entry.signature),
+                "kind": "features" if isinstance(entry.state, Bank) else "moments",
+                "d": entry.state.d,
+                "size": getattr(entry.state, "size", None),
+                "n": _count(entry),
+                "ddof": 1,
+            }
+            for entry in self.entries
+        ]
+        about = {"format": _FORMAT, "n": self.n, "content": self.content, "entries": described}
+        metadata = {"about": json.dumps(about)}
+        write_atomically(Path(path), lambda part: save_file(tensors, part, metadata=metadata))
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, protocol: str | None = None, n: int | None = None
+    ) -> ReferenceStatistics:
+        """Read our own file or a published one (pytorch-fid, clean-fid, ADM, EDM, EDM2, CMMD; see README).
+
+        `protocol` says which tool made a file that does not say so itself; `n`, of how many images, if it is known.
+        Raises SignatureMismatch (a protocol is missing), IncompatibleStates (no or a damaged statistics file, shapes
+        that disagree, an unknown network) and NonFiniteFeatures.
+        """
+        if _is_safetensors(Path(path)):
+            return cls._own(Path(path))
+        public = read_statistics(Path(path))
+        if not public.moments and public.features is None:
+            raise IncompatibleStates(f"{path} holds images and no statistics of them: give it as the reference images")
+        n = public.n if n is None else n
+        return cls(tuple(_imported(public, protocol, n, Path(path))), n)
+
+    @classmethod
+    def _own(cls, path: Path) -> ReferenceStatistics:
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("about", "{}"))
+                if about.get("format") != _FORMAT:
+                    raise IncompatibleStates(f"{path} holds no reference statistics: make them with `imgmetrics stats`")
+                values = [file.get_tensor(f"{i}") for i in range(len(about["entries"]))]
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise IncompatibleStates(f"{path} is not a whole statistics file: {error}") from error
+        entries = []
+        for described, value in zip(about["entries"], values, strict=True):
+            features = described["kind"] == "features"
+            state = Bank(described["d"], described["size"], value.dtype) if features else Moments(described["d"])
+            if value.shape[-1] != state.empty().shape[-1]:
+                raise IncompatibleStates(f"{path}: an entry with d = {state.d} has shape {tuple(value.shape)}")
+            entries.append(Entry(Signature.parse(described["signature"]), state, value))
+        return cls(tuple(entries), about["n"], about["content"])
+
+    def fill(self, metrics: Iterable[ImageMetric]) -> None:
+        """Replace the reference side of `metrics`; SignatureMismatch says what differs, and nothing is changed.
+
+        Where metrics sync over ranks, rank 0 takes it and the others start empty: it counts once.
+        """
+        metrics = list(metrics)
+        owned = {(id(m), name): (m, name) for m, name in map(_owner, _reference_streams(metrics))}
+        found = [(m, name, self._serve(m, name)) for m, name in owned.values()]
+        for m, name, value in found:
+            state = m._streams[name].state
+            if m._to_sync and world(m.process_group)[0] > 0:
+                value = state.empty()
+            for part in PARTS_OF_STREAM[1:]:
+                if f"{name}{part}" in m._blanks:
+                    setattr(m, f"{name}{part}", [])
+            # Sums change in place, so each metric gets its own.
+            setattr(m, name, [value] if name in m._blanks else value.clone().to(m._home))
+        for m in metrics:
+            m._computed = None
+
+    def _serve(self, m: ImageMetric, name: str) -> Tensor:
+        """The state for one stream: as it is, or made of what holds more."""
+        stream = m._streams[name]
+        wanted = network_signature(m.extractor, stream)
+        alike = [entry for entry in self.entries if _fits(entry.signature, wanted)]
+        for entry in alike:
+            if entry.state == stream.state:
+                return entry.value
+        for entry in alike:
+            value = _converted(entry, stream.state) if isinstance(entry.state, Bank) else None
+            if value is not None:
+                return value
+        held = "; ".join(f"{_kind(entry.state)} of {entry.signature}" for entry in self.entries)
+        raise SignatureMismatch(
+            f"metric {m.name!r} needs {_kind(stream.state)} of {wanted}, the reference statistics hold {held}"
+        )
+
+
+def network_signature(extractor: Extractor | None, stream: Stream) -> Signature:
+    """What identifies the features that a stream keeps."""
+    network = {} if extractor is None else extractor.signature()
+    transform = {} if stream.transform is None else {"transform": stream.transform.__name__}
+    return Signature.of(**network, layer=stream.layer, **transform)
+
+
+def _reference_streams(metrics: Iterable[ImageMetric]) -> Iterator[tuple[ImageMetric, str]]:
+    for m in metrics:
+        if isinstance(m, DistributionMetric):
+            yield from ((m, name) for name in m.streams_of(real=True))
+
+
+def _owner(pair: tuple[ImageMetric, str]) -> tuple[ImageMetric, str]:
+    """Who keeps the stream: the metric itself, or the one that it shares it with in a suite."""
+    m, name = pair
+    return m._lenders.get(name, pair)  # type: ignore[return-value]
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by its content: the length of a JSON header, then the header."""
+    if path.suffix == ".safetensors":
+        return True
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _fits(known: Signature, wanted: Signature) -> bool:
+    """Whether features described by `known` are those that are wanted; a published file may not tell the weights."""
+    keys = {*known.fields, *wanted.fields} - ({"weights"} - {*known.fields})
+    return all(known.fields.get(key) == wanted.fields.get(key) for key in keys)
+
+
+def _kind(state: Any) -> str:
+    if isinstance(state, Bank):
+        return (
+            f"{'all' if state.size is None else state.size} features ({str(state.dtype).split('.')[-1]}, d = {state.d})"
+        )
+    return f"moments (d = {state.d})"
+
+
+def _count(entry: Entry) -> int:
+    return len(entry.value) if isinstance(entry.state, Bank) else int(entry.value[0])
+
+
+def _converted(entry: Entry, wanted: Any) -> Tensor | None:
+    """Features as a smaller or narrower bank, or as moments; None where they are too few or too coarse."""
+    bank, whole = entry.state, entry.value
+    assert isinstance(bank, Bank)
+    if isinstance(wanted, Moments) and bank.size is None and bank.dtype.itemsize >= 4 and bank.d == wanted.d:
+        state = wanted.empty()
+        for part in bank.features(whole).split(4096):
+            state = wanted.add(state, part)
+        return state
+    enough = isinstance(wanted, Bank) and (bank.size is None or (wanted.size is not None and wanted.size <= bank.size))
+    if isinstance(wanted, Bank) and enough and bank.d == wanted.d and bank.dtype.itemsize >= wanted.dtype.itemsize:
+        return wanted.of(wanted.rows(bank.features(whole), bank.ids(whole)))
+    return None
+
+
+def _imported(public: PublicStatistics, protocol: str | None, n: int | None, path: Path) -> list[Entry]:
+    """The entries of a published file."""
+    if public.format == "dgm-eval":
+        raise IncompatibleStates(f"{path} holds dgm-eval's features of a network that it does not name: measure anew")
+    protocol = protocol or _OWN_PROTOCOL.get(public.format)
+    if protocol is None and public.format != "npy":
+        raise SignatureMismatch(
+            f"{path} does not say which tool made it, and the resize rule changes FID: pass"
+            " protocol='pytorch-fid', 'clean-fid', 'torch-fidelity', 'torchmetrics' or 'adm'"
+        )
+    count = UNKNOWN if n is None else float(n)
+    entries = []
+    for name, (mean, cov) in public.moments.items():
+        network, layer = _public_network(name, protocol, path)
+        moments = Moments(len(mean))
+        signature = Signature.of(**network, layer=layer)
+        entries.append(Entry(signature, moments, moments.pack(count, mean, cov)))
+    if public.features is not None:
+        transform: dict[str, str] = {}
+        if public.format == "npy":
+            cmmd = ClipExtractor(CLIPMaximumMeanDiscrepancy.default_network, resize="crop-bicubic")
+            network, layer = {"network": cmmd.card.name, "resize": "crop-bicubic"}, "embed"
+            transform = {"transform": unit_rows.__name__}
+        else:
+            network, layer = _public_network("fid", protocol, path)
+        features = public.features if not transform else unit_rows(public.features)
+        bank = Bank(features.shape[1])
+        ids = -1 - torch.arange(len(features))  # whose images these are is not known
+        signature = Signature.of(**network, layer=layer, **transform)
+        entries.append(Entry(signature, bank, bank.of(bank.rows(features, ids))))
+    return entries
+
+
+def _public_network(name: str, protocol: str | None, path: Path) -> tuple[Mapping[str, str], str]:
+    """(signature fields, layer) of what a published file calls `name`; IncompatibleStates for an unknown name."""
+    if name not in ("fid", "sfid", "fd_dinov2"):
+        raise IncompatibleStates(f"{path}: expected statistics named fid, sfid or fd_dinov2, got {name!r}")
+    if name == "fd_dinov2":
+        dinov2 = Dinov2Extractor(resize="bicubic-antialias-unclamped").signature()
+        return {key: value for key, value in dinov2.items() if key != "weights"}, "embed"
+    assert protocol is not None
+    return inception(protocol).signature(), "sfid" if name == "sfid" else "2048"

@@ -1,0 +1,72 @@
+"""rFID: how far what an autoencoder gives back is from what it was given, as distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
+from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.distribution.frechet import FrechetDistance
+from lightning_imgmetrics.metrics.distribution.inception_protocols import network_of
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.states.moments import Moments
+
+
+class ReconstructionFrechetDistance(FrechetDistance):
+    """rFID: Fréchet distance between reconstructions and the very images that they reconstruct; lower is better.
+
+    Each pair's image counts as generated and its target as reference, so `update` needs both and there is no separate
+    reference. `network` as for `FrechetDistance`; "inception" is what papers on autoencoders call rFID. Scalar >= 0,
+    defined from 2 pairs, biased upwards below some thousand. Source: Heusel et al. 2017; Esser et al. 2021.
+    """
+
+    name: ClassVar[str] = "rfid"
+    inputs: ClassVar[tuple[str, ...]] = ("target",)
+
+    def __init__(
+        self,
+        network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor = "inception",
+        *,
+        layer: str | None = None,
+        **kwargs: Any,
+    ):
+        extractor, own = network_of(network)
+        layer = layer or own
+        d = extractor.dim(layer)
+        self.groups, self.moments = 0, Moments(d)
+        # Both on the generated side: what clears or keeps a reference is not meant.
+        streams = {
+            "moments": Stream(self.moments, d, layer, _images),
+            "targets": Stream(self.moments, d, layer, _targets),
+        }
+        DistributionMetric.__init__(self, extractor, streams, {}, **kwargs)
+
+    def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
+        """Add reconstructions and their originals, (n, 3, h, w) uint8 or float in `value_range`, or lists of images."""
+        sides = self.accept(preds, "preds"), self.accept(target, "target")
+        sizes = [sum(map(len, side)) for side in sides]
+        if sizes[0] != sizes[1]:
+            raise ShapeError(f"`target` must hold one entry per image, got {sizes[1]} for {sizes[0]} images")
+        self.update_features(self.extract([*sides[0], *sides[1]]), ids=ids)
+
+    def summarize(self) -> Summary:
+        real, fake = self.read("fake_targets"), self.read("fake_moments")
+        n = int(fake[0])
+        if n < 2:
+            raise NotEnoughSamples(self.name, n, 2, "a covariance needs two pairs")
+        return Summary(self.distance(real, fake), n, counts={"n": n})
+
+
+def _images(x: Tensor) -> Tensor:
+    """The features of the images, which come before those of as many targets."""
+    return x[: len(x) // 2]
+
+
+def _targets(x: Tensor) -> Tensor:
+    return x[len(x) // 2 :]

@@ -1,0 +1,207 @@
+"""Classic scores of images against the images that they should be."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
+from lightning_imgmetrics.functional.pixel import check_positive, mse
+from lightning_imgmetrics.functional.vif import vif
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric, Range
+from lightning_imgmetrics.states.moments import Moments
+
+
+class MeanSquaredError(FullReferenceMetric):
+    """Mean over images of the mean squared error, on [0, 1]: >= 0, lower is better.
+
+    Of images, where torchmetrics' class of this name pools numbers of any kind. `channel`, `crop_border`: see
+    `FullReferenceMetric`.
+    """
+
+    name: ClassVar[str] = "mse"
+    higher_is_better = False
+    plot_lower_bound: float = 0.0
+
+    def __init__(self, *, reduction: str | None = "mean", **kwargs: Any):
+        super().__init__(reduction, **kwargs)
+
+    def measure(self, preds: Tensor, target: Tensor) -> Tensor:
+        return mse(preds, target)
+
+
+class PartlyDefinedMetric(FullReferenceMetric):
+    """A score that some pairs do not have: they count in `undefined`, and `stand_in` is in its place among the scores.
+
+    Quantiles and extreme ids in the details are of the pairs that have one.
+    """
+
+    columns: tuple[str, ...] = ("undefined",)
+    stand_in: ClassVar[float]
+
+    def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
+        scores = scores[:, None] if scores.ndim == 1 else scores
+        known = scores[:, :1].isfinite()
+        super().add_scores(torch.cat([scores[:, :1].where(known, 0), (~known).to(scores), scores[:, 1:]], 1), ids)
+
+    def known(self) -> tuple[Summary, int]:
+        """The summary of the pairs that have a score, and how many have none."""
+        whole = super().over_pairs()
+        details = {name: x for name, x in whole.details.items() if name not in self.columns}
+        n, missing = whole.n, round(whole.details["undefined"] * whole.n)
+        m = n - missing
+        if missing == 0 or m == 0:
+            return replace(whole, n=m, details=details), missing
+        mean = whole.value * (n / m)  # the others were 0 in it, and in the spread
+        spread = float((whole.standard_error or 0) ** 2 * n * (n - 1) - mean.square() * (m * missing / n))
+        error = math.sqrt(max(spread, 0) / (m - 1) / m) if m > 1 else None
+        return Summary(mean, m, error, details=details), missing
+
+    def scores_in(self, state: Tensor) -> Tensor:
+        return state[:, 1].where(state[:, 2] == 0, self.stand_in)
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        ids, _ = super().scores()
+        return ids, self.scores_in(self.table("score"))
+
+    def score_details(self, state: Tensor) -> dict[str, float]:
+        if self.keep_scores:
+            state = state[state[:, 2] == 0]
+        return super().score_details(state) if len(state) else {}
+
+
+class PeakSignalNoiseRatio(PartlyDefinedMetric):
+    """PSNR in dB for `base` 10, drop-in for torchmetrics; higher is better.
+
+    `dim=None` pools the squared errors of all images into one ratio, as torchmetrics does by default (`mean_of_images`
+    in the details tells the other number). `dim=(1, 2, 3)`, as papers report it, takes each image's PSNR and then their
+    `reduction`: "elementwise_mean", "sum", or "none". Fewer axes give several ratios per image, which are averaged (or
+    summed). An image that is exactly its target has an infinite PSNR, and so has the mean: `n_infinite` counts them,
+    `finite_mean` is that of the others. Float tensors need `data_range`; see `FullReferenceMetric`.
+    """
+
+    name: ClassVar[str] = "psnr"
+    unit: ClassVar[str] = "dB"
+    higher_is_better = True
+    plot_lower_bound: float = 0.0
+    reductions = ("elementwise_mean", "sum", "none", None)
+    stand_in = math.inf
+
+    def __init__(
+        self,
+        data_range: Range | None = None,
+        base: float = 10.0,
+        reduction: str | None = "elementwise_mean",
+        dim: int | Sequence[int] | None = None,
+        **kwargs: Any,
+    ):
+        if not base > 1:
+            raise ValueRangeError(f"`base` must be above 1, got {base}")
+        self.base = base
+        self.dim = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
+        if self.dim is not None and (0 in self.dim or not self.dim):
+            raise ValueError(f"`dim` must name axes of an image, which begin at 1, got {dim}")
+        if self.dim is None:
+            self.columns = ("undefined", "squared_error", "values")
+            if reduction != "elementwise_mean":
+                message = f"The `reduction={reduction}` will not have any effect when `dim` is None."
+                warnings.warn(message, UserWarning, stacklevel=2)
+                reduction = "elementwise_mean"
+        super().__init__(reduction, data_range, **kwargs)
+
+    def measure(self, preds: Tensor, target: Tensor) -> Tensor:
+        if self.dim is None:
+            error = mse(preds, target).double()
+            size = torch.full_like(error, preds[0].numel())
+            return torch.stack([self.decibels(error), error * size, size], 1)
+        axes = sorted({axis % preds.ndim for axis in self.dim if -preds.ndim < axis < preds.ndim})
+        if len(axes) < len(self.dim) or axes[0] == 0:
+            raise ShapeError(f"`dim` must name axes of an image of shape {tuple(preds.shape)}, got {self.dim}")
+        ratios = self.decibels((preds - target).square().mean(axes)).reshape(len(preds), -1)
+        if ratios.shape[1] > 1 and self.reduction in ("none", None):
+            raise ValueError(f"`reduction` 'none' needs all axes of an image in `dim`, got {self.dim}")
+        return ratios.sum(1) if self.reduction == "sum" else ratios.mean(1)
+
+    def decibels(self, error: Tensor) -> Tensor:
+        """Mean squared errors, in squared units of the range -> PSNR."""
+        return -error.log() * (10 / math.log(self.base))
+
+    def over_pairs(self) -> Summary:
+        summary, infinite = self.known()
+        details = {**summary.details, "n_infinite": float(infinite)}
+        if infinite and summary.n:
+            details["finite_mean"] = float(summary.value)
+        n, value = summary.n + infinite, summary.value
+        value = torch.full_like(value, torch.inf) if infinite else value
+        if self.dim is None:
+            details["mean_of_images"] = float(value)
+            value, error = self.pooled(n)
+        else:
+            error = None if infinite else summary.standard_error
+        return Summary(value, n, error, details=details)
+
+    def pooled(self, n: int) -> tuple[Tensor, float | None]:
+        """The PSNR of the mean squared error over all values, and its standard error by the delta method."""
+        state, moments = self.read("score"), Moments(1 + len(self.columns))
+        _, mean, scatter = moments.unpack(moments.of(state[:, 1:]) if self.keep_scores else state)
+        error, size = mean[2:]
+        value = self.decibels(error / size)
+        if n == 1 or error == 0:
+            return value, None
+        slope = torch.stack([1 / error, -1 / size])
+        spread = (slope @ scatter[2:, 2:] @ slope).clamp(min=0)
+        return value, float((spread / (n - 1) / n).sqrt()) * 10 / math.log(self.base)
+
+    def parameters_of_value(self) -> dict[str, object]:
+        axes = "all" if self.dim is None else "+".join(map(str, self.dim))
+        return {**super().parameters_of_value(), "base": f"{self.base:g}", "dim": axes}
+
+
+class VisualInformationFidelity(PartlyDefinedMetric):
+    """VIF in the pixel domain, mean over channels: the share of the target's information that is kept.
+
+    Drop-in for torchmetrics. 1 for equal images, 0 where nothing is kept, above 1 where contrast was raised; higher is
+    better. Float images lie in [0, 255] as there, and `value_range` declares another range; uint8 as ever. Sides of at
+    least 41. A flat target has no information: such pairs do not count but in `details["n_flat"]`, and are NaN with
+    `reduction="none"`. `sigma_n_sq`: variance of the noise of the eye, for 0..255. Source: Sheikh & Bovik 2006.
+    """
+
+    name: ClassVar[str] = "vif"
+    higher_is_better = True
+    plot_lower_bound: float = 0.0
+    reductions = ("mean", "none")
+    stand_in = math.nan
+
+    def __init__(self, sigma_n_sq: float = 2.0, reduction: str = "mean", **kwargs: Any):
+        check_positive(sigma_n_sq=sigma_n_sq)
+        self.sigma_n_sq = sigma_n_sq
+        range_there = {"value_range": (0.0, 255.0)} if kwargs.get("data_range") is None else {}
+        super().__init__(reduction, **{**range_there, **kwargs})
+
+    def accept(self, images: Images, name: str = "images") -> list[Tensor]:
+        batches = super().accept(images, name)
+        floats = [x for x in batches if x.is_floating_point()]
+        if self.value_range == (0.0, 255.0) and floats and 0 < max(x.max() for x in floats) <= 1 / 255:
+            raise ValueRangeError(f"float `{name}` must lie in [0, 255]; declare value_range=(0, 1) for these")
+        return batches
+
+    def measure(self, preds: Tensor, target: Tensor) -> Tensor:
+        return vif(preds * 255, target * 255, sigma_n_sq=self.sigma_n_sq)
+
+    def over_pairs(self) -> Summary:
+        summary, flat = self.known()
+        if summary.n == 0:
+            raise NotEnoughSamples(self.name, 0, 1, f"the targets of all {flat} pairs are flat")
+        return replace(summary, details={**summary.details, "n_flat": float(flat)})
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {**super().parameters_of_value(), "sigma_n_sq": f"{self.sigma_n_sq:g}"}

@@ -1,0 +1,57 @@
+"""How beautiful people would find an image, whatever it shows."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.models.base.extractor import Features
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.models.scorers.aesthetic import HEADS, AestheticHead
+
+
+class AestheticScore(ScoreMetric):
+    """Mean rating by a LAION aesthetic predictor: a small head on the image embedding of CLIP or SigLIP.
+
+    `version`: "v1", "v1-b32", "v2" (trained on SAC, Logos and AVA; the usual one), "v2-ava-logos", "v2-relu", or "v2.5"
+    (SigLIP), whose ratings do not compare. `model`: the checkpoint of the image network, by default the one that the
+    head was trained on; `head`: a file in place of the published one. Each nominally 1 to 10, unclamped, higher is
+    better. Source: Schuhmann 2022 (LAION-Aesthetics); v2.5: discus0434 2024, AGPL-3.0.
+    """
+
+    name: ClassVar[str] = "aesthetic"
+    higher_is_better = True
+    layers = ("embed",)
+
+    def __init__(
+        self,
+        version: str = "v2",
+        *,
+        model: str | None = None,
+        head: str | None = None,
+        revision: str | None = None,
+        dtype: str = "float32",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.head = AestheticHead(version, head)
+        self.extractor = ClipExtractor(model or HEADS[version][1], revision, dtype=dtype)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return *super().networks, self.head
+
+    def update(self, images: Images, ids: Ids | None = None) -> None:
+        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
+        self.update_features(self.extract(self.accept(images)), ids=ids)
+
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        return self.head.rate(features["embed"])
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {"variant": self.head.version, **self.head.rules()}

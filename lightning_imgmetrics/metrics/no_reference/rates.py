@@ -1,0 +1,139 @@
+"""Rates: the share of images that a classifier, a safety checker or their pixels tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.functional.intervals import wilson_interval
+from lightning_imgmetrics.functional.photometry import black, blank
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.full_reference.base import PixelMetric
+from lightning_imgmetrics.models.base.extractor import Features
+from lightning_imgmetrics.models.scorers.classifier import ClassifierExtractor
+
+Label = str | int
+
+
+class Rate(ScoreMetric):
+    """The share of images with score 1, all others having 0, in [0, 1] with Wilson's interval (Wilson 1927)."""
+
+    higher_is_better = False
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+
+    def summarize(self) -> Summary:
+        summary = super().summarize()
+        hits = round(float(summary.value) * summary.n)  # the mean of zeros and ones is rounded, their number is not
+        return replace(summary, interval=wilson_interval(hits, summary.n))
+
+    def score_details(self, state: Tensor) -> dict[str, float]:
+        return {}  # quantiles and extremes of zeros and ones say nothing
+
+
+class ClassifierRate(Rate):
+    """Share of images that a classifier gives one of `labels`: artifacts, watermarks, whatever is to be avoided.
+
+    `model`: a checkpoint of transformers' image classifiers, folder or hub id; `labels`: names or numbers of its
+    labels. An image counts where their summed probability is at or above `threshold` in (0, 1); of a multi-label
+    checkpoint, whose probabilities do not sum, where the largest is. `details["mean_probability"]` is the mean of that
+    figure. Only what the classifier says counts: an image that cannot be scored is an error, not a hit.
+    UnknownName lists the labels; MissingWeights where the checkpoint's configuration cannot be read. Lower is better.
+    """
+
+    name: ClassVar[str] = "classifier_rate"
+    columns: tuple[str, ...] = ("mean_probability",)
+    layers: tuple[str, ...] = ("probabilities",)
+
+    def __init__(
+        self,
+        model: str,
+        labels: Label | Sequence[Label],
+        *,
+        threshold: float = 0.5,
+        revision: str | None = None,
+        dtype: str = "float32",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not 0 < threshold < 1:
+            raise ValueError(f"`threshold` must lie in (0, 1), got {threshold!r}")
+        self.extractor = ClassifierExtractor(model, revision, dtype=dtype)
+        self.known = self.extractor.labels()
+        self.chosen = label_numbers(labels, self.known)
+        self.exclusive = self.extractor.exclusive()
+        self.threshold = threshold
+
+    def update(self, images: Images, ids: Ids | None = None) -> None:
+        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
+        self.update_features(self.extract(self.accept(images)), ids=ids)
+
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        chosen = features["probabilities"][:, self.chosen]
+        probability = chosen.sum(1) if self.exclusive else chosen.amax(1)
+        return torch.stack([(probability >= self.threshold).to(probability), probability], 1)
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {"labels": "+".join(self.known[i] for i in self.chosen), "threshold": self.threshold}
+
+
+class SafetyRate(ClassifierRate):
+    """Share of images that trip a safety classifier, or are black because a pipeline's safety checker blanked them.
+
+    Falconsai's NSFW classifier and its label "nsfw" by default; any other image classifier by `model` and `labels`.
+    An all-black image (all channels at most 2 of 255) is a refusal and counts as a hit whatever the classifier says of
+    it; `details["black_fraction"]` is their share. Safety classifiers err in both directions: read the rate as that
+    of this classifier, not of unsafe images. Other arguments: see `ClassifierRate`. Lower is better.
+    """
+
+    name: ClassVar[str] = "safety_rate"
+    columns = ("mean_probability", "black_fraction")
+    layers = ("probabilities", "peak")
+
+    def __init__(
+        self,
+        model: str = "Falconsai/nsfw_image_detection",
+        labels: Label | Sequence[Label] = "nsfw",
+        **kwargs: Any,
+    ):
+        super().__init__(model, labels, **kwargs)
+
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        hit, probability = super().scores_of(features).unbind(1)
+        refused = black(features["peak"][:, :, None, None]).to(hit)
+        return torch.stack([torch.maximum(hit, refused), probability, refused], 1)
+
+
+class BlankRate(Rate, PixelMetric):
+    """Share of images that show nothing: one flat luma, within two levels of 8 bits, whatever the color.
+
+    `details["black_fraction"]` is the share of black ones among all images. Lower is better.
+    """
+
+    name: ClassVar[str] = "blank_rate"
+    columns = ("black_fraction",)
+
+    def measure(self, images: Tensor) -> Tensor:
+        return torch.stack([blank(images), black(images)], 1).float()
+
+
+def label_numbers(labels: Label | Sequence[Label], known: Sequence[str]) -> list[int]:
+    """Names or numbers of labels -> their numbers, ascending, each once; UnknownName lists `known`."""
+    wanted = [labels] if isinstance(labels, str | int) else list(labels)
+    if not wanted:
+        raise ValueError("`labels` must name at least one label, got none")
+    found: set[int] = set()
+    for label in wanted:
+        numbers = [i for i, name in enumerate(known) if label in (name, i) and not isinstance(label, bool)]
+        if not numbers:
+            raise UnknownName("labels", label, known)
+        found.update(numbers)
+    return sorted(found)

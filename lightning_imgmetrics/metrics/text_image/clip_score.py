@@ -1,0 +1,122 @@
+"""How well images match their prompts, or other images, in a space that images and texts share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, Texts
+
+
+class CLIPScore(CosineMetric):
+    """Mean of 100 cos(source, target) in a CLIP space, floored at 0 after the mean; drop-in for torchmetrics.
+
+    `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that
+    returns (model, processor). Source and target are images or texts in any combination, one to one; or `images=` and
+    `prompts=`. Texts beyond the model's context are truncated before the end-of-text token. `formula`: see
+    `CosineMetric`. Range [-100, 100] per sample, higher is better; the interval is that of the mean before the floor.
+    Source: Hessel et al. 2021.
+    """
+
+    name: ClassVar[str] = "clip_score"
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 100.0
+
+    def __init__(
+        self, model_name_or_path: Model = "openai/clip-vit-large-patch14", *, formula: str = "cosine", **kwargs: Any
+    ):
+        super().__init__(model_name_or_path, formula=formula, **kwargs)
+
+    def update(  # type: ignore[override]
+        self,
+        source: Images | Texts | None = None,
+        target: Images | Texts | None = None,
+        ids: Ids | None = None,
+        *,
+        images: Images | None = None,
+        prompts: Texts | None = None,
+    ) -> None:
+        """Add pairs: each side (n, 3, h, w) uint8 or float in `value_range`, a list of images, or n texts."""
+        placed = source is not None or target is not None
+        if not placed and images is not None and prompts is not None:
+            super().update(images=images, prompts=prompts, ids=ids)
+            return
+        if source is None or target is None or images is not None or prompts is not None:
+            raise TypeError("CLIPScore needs `images=` and `prompts=`, or `source` and `target`")
+        pair = self._embed(source, "source"), self._embed(target, "target")
+        if len(pair[0]) != len(pair[1]):
+            raise ShapeError(
+                "Expected the number of source and target examples to be the same but got"
+                f" {len(pair[0])} and {len(pair[1])}"
+            )
+        target = pair[1].to(pair[0].device)  # texts stay where the metric is, images may have moved it
+        self.add_scores(self.of_cosine(cosine_similarity(pair[0], target)), ids)
+
+    def _embed(self, x: Images | Texts, name: str) -> Tensor:
+        texts = _as_texts(x)
+        if texts is None:
+            return self.extract(self.accept(x, name))["embed"]  # type: ignore[arg-type]
+        embeddings, truncated = self.embed_prompts(texts)
+        self.texts += len(texts)
+        self.truncated += truncated
+        return embeddings
+
+    def summarize(self) -> Summary:
+        summary = super().summarize()
+        if self.formula != "cosine":
+            return summary
+        return replace(summary, value=summary.value.clamp(min=0), estimate=float(summary.value))
+
+
+class SigLIPScore(CosineMetric):
+    """Mean of 100 cos(prompt, image) in a SigLIP space; `formula="sigmoid"`: the probability that they belong together.
+
+    `model`: a hub id or checkpoint folder of SigLIP or SigLIP 2. Range [-100, 100] per sample, or [0, 1]; higher is
+    better. Source: Zhai et al. 2023.
+    """
+
+    name: ClassVar[str] = "siglip_score"
+
+    def __init__(self, model: Model = "google/siglip-so400m-patch14-384", *, formula: str = "cosine", **kwargs: Any):
+        super().__init__(model, formula=formula, **kwargs)
+
+
+class BioCLIPScore(CosineMetric):
+    """exp(logit_scale) cos(prompt, image) in BioCLIP 2, a CLIP of organisms: does the image show the named species?
+
+    `model`: a hub id or folder, in open_clip's layout as published. Higher is better. Source: Gu et al. 2025.
+    """
+
+    name: ClassVar[str] = "bioclip_score"
+
+    def __init__(self, model: Model = "imageomics/bioclip-2", *, formula: str = "logit", **kwargs: Any):
+        super().__init__(model, formula=formula, **kwargs)
+
+
+def clip_score(
+    source: Images | Texts,
+    target: Images | Texts,
+    model_name_or_path: Model = "openai/clip-vit-large-patch14",
+) -> Tensor:
+    """CLIPScore of one batch of pairs, as torchmetrics' functional: scalar in [0, 100]."""
+    metric = CLIPScore(model_name_or_path, sync_on_compute=False)
+    metric.update(source, target)
+    return metric.compute()
+
+
+def _as_texts(x: Any) -> list[str] | None:
+    """The texts, or None for images; ShapeError for a mixture."""
+    items = [x] if isinstance(x, str) else x
+    if isinstance(items, Tensor) or not isinstance(items, Sequence) or not any(isinstance(i, str) for i in items):
+        return None
+    if odd := {type(i).__name__ for i in items if not isinstance(i, str)}:
+        raise ShapeError(f"a list must hold texts alone or images alone, got a mixture of texts and {', '.join(odd)}")
+    return list(items)

@@ -1,0 +1,92 @@
+"""What people would prefer, as networks learned it from their choices."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, ScorerMetric
+from lightning_imgmetrics.models.scorers.imagereward import TOKENIZER, ImageRewardExtractor
+from lightning_imgmetrics.models.scorers.preference import HPSV2, PICKSCORE, VIT_H
+
+
+class PickScore(CosineMetric):
+    """exp(logit_scale) cos(prompt, image) of a CLIP trained on the choices of Pick-a-Pic's users.
+
+    About 16 to 26; only scores of one prompt compare. `model`: a hub id or checkpoint folder; `weights`: a file with
+    the network's tensors in the layout of transformers or open_clip; `processor`: where tokenizer and image processor
+    lie. `probabilities` gives the chance of each candidate of one prompt. Higher is better.
+    Source: Kirstain et al. 2023.
+    """
+
+    name: ClassVar[str] = "pickscore"
+
+    def __init__(self, model: Model = PICKSCORE, *, processor: str | None = None, **kwargs: Any):
+        if processor is None and model == PICKSCORE:
+            processor = VIT_H
+        super().__init__(model, formula="logit", processor=processor, **kwargs)
+
+
+class HPSv2(CosineMetric):
+    """Human Preference Score v2: the cosine of prompt and image in a CLIP ViT-H/14 trained on HPDv2, times `scale`.
+
+    `version`: "v2.1" or "v2.0", whose scores do not compare. `scale`: 1 as `hpsv2.score` gives (about 0.13 to 0.33),
+    or 100 as in published tables. `antialias`: as torchvision resizes tensors since 0.17; the published numbers are
+    older, and made without. `weights`: a file in place of the published one; `model`: the checkpoint with
+    configuration, tokenizer and image processor. Higher is better. Source: Wu et al. 2023.
+    """
+
+    name: ClassVar[str] = "hpsv2"
+
+    def __init__(
+        self,
+        version: str = "v2.1",
+        *,
+        scale: int = 1,
+        antialias: bool = True,
+        weights: str | None = None,
+        model: str = VIT_H,
+        **kwargs: Any,
+    ):
+        if version not in HPSV2:
+            raise UnknownName("version", version, HPSV2)
+        if scale not in (1, 100):
+            raise ValueError(f"`scale` must be 1 or 100, got {scale!r}")
+        resize = "float-bicubic-antialias" if antialias else "float-bicubic"
+        formula = "plain" if scale == 1 else "cosine"
+        source = HPSV2[version] if weights is None else weights
+        super().__init__(model, formula=formula, resize=resize, weights=source, **kwargs)
+        self.version = version
+
+    def parameters_of_value(self) -> dict[str, object]:
+        return {"variant": self.version, **super().parameters_of_value()}
+
+
+class ImageReward(ScorerMetric):
+    """The reward that BLIP, trained on experts' rankings of generated images, gives an image for its prompt.
+
+    About N(0, 1) over the images it was trained on, unbounded, higher is better; prompts are read up to 35 tokens.
+    `weights`: a file in place of the published `ImageReward.pt`; `tokenizer`: the folder or hub id of BERT's uncased
+    tokenizer; `dtype`: "float32" or "bfloat16". `ranks` orders the images of one prompt. Source: Xu et al. 2023.
+    """
+
+    name: ClassVar[str] = "imagereward"
+    layers = ("tokens",)
+
+    def __init__(
+        self, *, weights: str | None = None, tokenizer: str = TOKENIZER, dtype: str = "float32", **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.extractor = ImageRewardExtractor(weights, tokenizer, dtype=dtype)
+
+    def ranks(self, *, images: Images, prompt: str) -> Tensor:
+        """The rank of each of n images for one prompt, 1 the best: (n,) int64. Nothing is added to the state."""
+        self.check_inputs(1, prompts=[prompt])
+        features = self.features_aside(images)
+        with full_precision(self.device):
+            rewards, _ = self.judge(features, [prompt] * len(features["tokens"]))
+        return rewards.argsort(descending=True, stable=True).argsort() + 1

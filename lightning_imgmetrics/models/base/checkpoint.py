@@ -1,0 +1,145 @@
+"""The files of a checkpoint: where they lie on this machine or the hub, and what they are cited by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lightning_imgmetrics.errors import MissingWeights
+from lightning_imgmetrics.models.base import open_clip
+from lightning_imgmetrics.models.base.weights import offline, sha256, shards
+
+EMBEDDED = {"digits-clip": Path(__file__).parents[1] / "digits_clip"}
+# The small files that change numbers. A vocabulary is read from the first of these that is there.
+_VOCABULARY = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",))
+_TOKENS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_IMAGES = ("preprocessor_config.json", "processor_config.json")
+_CONFIG = ("config.json", open_clip.CONFIG)
+
+
+def checkpoint_path(model: str) -> str:
+    """Where transformers is to look for `model`: a folder on this machine, or `model` itself as a hub id."""
+    if model in EMBEDDED:
+        return str(EMBEDDED[model])
+    shelf = os.environ.get("IMGMETRICS_WEIGHTS")
+    if not Path(model).is_dir() and shelf and (Path(shelf).expanduser() / model).is_dir():
+        return str(Path(shelf).expanduser() / model)
+    return model
+
+
+def checkpoint_folder(model: str, revision: str | None = None) -> Path | None:
+    """The folder with the checkpoint's config on this machine, in the hub cache too; None where it is absent."""
+    path = checkpoint_path(model)
+    if Path(path).is_dir():
+        return Path(path)
+    found = (local_file(model, name, revision) for name in _CONFIG)
+    return next((config.parent for config in found if config is not None), None)
+
+
+def local_checkpoint(model: str, revision: str | None = None) -> str:
+    """`checkpoint_path`; offline, the hub cache's own folder.
+
+    By its id, transformers asks for files that a repository need not have, and takes their absence from the cache for
+    that of the checkpoint.
+    """
+    folder = checkpoint_folder(model, revision) if offline() else None
+    return checkpoint_path(model) if folder is None else str(folder)
+
+
+def local_file(model: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint on this machine, in the hub cache too; None where it is absent."""
+    path = checkpoint_path(model)
+    if Path(path).is_dir():
+        return Path(path) / name if (Path(path) / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(path, name, revision=revision)
+    except HFValidationError:  # no hub id, so nothing that the cache could hold
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint, from a folder or the hub; None where the checkpoint, or its cached copy, has none.
+
+    MissingWeights where nothing of it is on this machine and the hub cannot be asked.
+    """
+    path = checkpoint_path(model)
+    if Path(path).is_dir():
+        return local_file(model, name)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(path, name, revision=revision, local_files_only=offline()))
+    except LocalEntryNotFoundError as error:
+        if checkpoint_folder(model, revision) is not None:
+            return None
+        raise missing(model, revision, f"{name}: {next(iter(str(error).splitlines()))}") from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise missing(model, revision, str(error)) from error
+
+
+def missing(model: str, revision: str | None, reason: str) -> MissingWeights:
+    """The error that says where the checkpoint can be had."""
+    return MissingWeights(
+        f"the checkpoint {model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
+        f" ({reason}). Fetch https://huggingface.co/{model} (revision {revision or 'main'}) and put"
+        f" its files into $IMGMETRICS_WEIGHTS/{model}, or pass a folder"
+    )
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files that the weights in a folder are loaded from, in transformers' order or, in its layout, open_clip's.
+
+    Empty where there are none, or a shard of them is absent.
+    """
+    if open_clip.is_folder(folder):
+        return [folder / name for name in open_clip.WEIGHTS if (folder / name).is_file()][:1]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / f"{name}.index.json").is_file():
+            files = shards(folder / f"{name}.index.json")
+            return files if all(file.is_file() for file in files) else []
+    return []
+
+
+def digests(files: Iterable[Path]) -> str:
+    """First digits of the sha256 of each file."""
+    return "+".join(sha256(file)[:8] for file in files)
+
+
+def cited(
+    model: str,
+    *,
+    images: bool = False,
+    config: bool = False,
+    revision: str | None = None,
+    others: Sequence[str] = (),
+) -> str:
+    """The name of a checkpoint whose tokenizer is used and, once they are on this machine, a digest of its files.
+
+    `images`: its image processor is used, too; `config`: its configuration; `others`: further files.
+    """
+    names = [*_TOKENS, *(_IMAGES if images else ()), *(_CONFIG if config else ()), *others]
+    found = {name: local_file(model, name, revision) for name in names}
+    files = [*vocabulary(model, revision), *(file for file in found.values() if file is not None)]
+    name = Path(model).name if Path(model).is_dir() else model
+    told = "".join(f"{file.name}:{sha256(file)};" for file in files)
+    return f"{name}@{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else name
+
+
+def vocabulary(model: str, revision: str | None = None) -> list[Path]:
+    """The files of a checkpoint's vocabulary on this machine; empty where it is absent."""
+    for names in _VOCABULARY:
+        files = [local_file(model, name, revision) for name in names]
+        if found := [file for file in files if file is not None]:
+            return found
+    return []

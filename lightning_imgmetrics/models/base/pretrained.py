@@ -1,0 +1,155 @@
+"""Networks that are checkpoints of transformers: where they lie, how they are loaded, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from string import hexdigits
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
+from lightning_imgmetrics.models.base.checkpoint import (
+    EMBEDDED,
+    checkpoint_folder,
+    checkpoint_path,
+    digests,
+    local_checkpoint,
+    missing,
+    weights_files,
+)
+from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.models.base.network import require_fit
+from lightning_imgmetrics.models.base.weights import ModelCard, offline, sha256
+
+_LICENSES = {  # by prefix; empty where the publisher states none
+    "digits-clip": "Apache-2.0",
+    "openai/clip-": "MIT",
+    "facebook/dinov2-": "Apache-2.0",
+    "google/siglip": "Apache-2.0",
+    "imageomics/bioclip-2": "MIT",
+    "Falconsai/nsfw": "Apache-2.0",
+    "sentence-transformers/all-mpnet-base-v2": "Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class PretrainedExtractor(Extractor):
+    """A checkpoint folder, a name below `IMGMETRICS_WEIGHTS`, or a hub id at `revision`.
+
+    Nothing is asked of the hub where the environment says offline. The signature carries the digest of the weights
+    files once they are on this machine, and the revision before.
+    """
+
+    model: Any
+    revision: str | None = None
+
+    @property
+    def card(self) -> ModelCard:  # type: ignore[override]
+        model = str(self.model)
+        if Path(model).is_dir():
+            return ModelCard(Path(model).name, model)
+        source = "lightning_imgmetrics" if model in EMBEDDED else f"https://huggingface.co/{model}"
+        known = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
+        return ModelCard(model, source, license=next(known, ""))
+
+    @property
+    def key(self) -> Hashable:
+        return type(self).__name__, self.model, self.revision
+
+    @property
+    def path(self) -> str:
+        """Folder or hub id to load from: an existing folder, then `IMGMETRICS_WEIGHTS`, then the hub."""
+        return checkpoint_path(self.model)
+
+    def where(self) -> Path | None:
+        folder = checkpoint_folder(self.model, self.revision)
+        return folder if folder and weights_files(folder) else None
+
+    def prefetch(self) -> Path:
+        self.load()
+        folder = self.where()
+        if folder is None:
+            raise MissingWeights(f"the checkpoint {self.model!r} was loaded and is not in the hub cache")
+        for file in weights_files(folder):
+            digest = file.resolve().name  # the hub cache keeps a large file under its sha256
+            if len(digest) == 64 and set(digest) <= set(hexdigits) and sha256(file) != digest:
+                raise WeightsMismatch(f"{file} is damaged: sha256 must be {digest}, got {sha256(file)}")
+        return folder
+
+    def pretrained(self, loader: Any, *, model: str | None = None, **kwargs: Any) -> Any:
+        """`loader.from_pretrained` of this checkpoint, or of another `model` at its main revision.
+
+        MissingWeights, or WeightsMismatch where it cannot be read.
+        """
+        from safetensors import SafetensorError
+
+        own = model in (None, self.model)
+        name, revision = (self.model, self.revision) if own else (str(model), None)
+        try:
+            with quiet():
+                path = local_checkpoint(name, revision)
+                return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
+        except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            folder = checkpoint_folder(name, revision)
+            here = folder is not None and (not own or weights_files(folder))
+            if here or not isinstance(error, OSError):
+                raise WeightsMismatch(f"the checkpoint {name!r} cannot be read: {reason}") from error
+            raise missing(name, revision, reason) from error
+
+    def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
+        """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
+
+        WeightsMismatch lists the keys that are missing, left over or of another shape.
+        """
+        from transformers import AutoModel
+
+        how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        model, loaded = self.pretrained(loader or AutoModel, **how)
+        _require_filled(loaded, f"the checkpoint {self.model!r}")
+        return model
+
+    def config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self.pretrained(AutoConfig)
+
+    def rules(self) -> dict[str, str]:
+        folder = self.where()
+        return {"weights": digests(weights_files(folder)) if folder else self.revision or "main"}
+
+
+def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
+    """A transformers model of class `kind`, every parameter of which `tensors` have set; WeightsMismatch otherwise."""
+    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+    with quiet():
+        model, loaded = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **how)
+    _require_filled(loaded, source)
+    return model
+
+
+def _require_filled(loaded: Mapping[str, Any], source: str) -> None:
+    left = [key for key in loaded["unexpected_keys"] if not key.endswith("position_ids")]  # older versions stored them
+    require_fit(source, missing=loaded["missing_keys"], unexpected=left, misshaped=loaded["mismatched_keys"])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar, which would break up the trainer's own, and no report of keys, which errors give."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

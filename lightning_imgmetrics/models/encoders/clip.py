@@ -1,0 +1,255 @@
+"""CLIP and SigLIP through transformers: any checkpoint folder or hub id, and the embedded `digits-clip`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_imgmetrics._images import quantize, unit
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
+from lightning_imgmetrics.models.base import open_clip
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_folder, cited, digests
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.network import in_parts, remembered
+from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
+from lightning_imgmetrics.models.base.resize import (
+    bicubic_antialias_rounded,
+    center_square,
+    short_side_bicubic,
+    standardize,
+)
+from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, local_weights, tensor_names
+
+DIGITS_CLIP = "digits-clip"
+_RESIZE = ("processor", "crop-bicubic", "float-bicubic-antialias", "float-bicubic")
+
+
+class _Clip(nn.Module):
+    """A two-tower model with its tokenizer and image processor; `clean`: its texts are cleaned as open_clip's."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module, tokenizer: Any, image_processor: Any, clean: bool = False):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.clean = clean
+
+
+@dataclass(frozen=True)
+class ClipExtractor(PretrainedExtractor):
+    """Image layers "embed" (the projected embedding, not normalized) and "maps" (hidden states); text by `embed_text`.
+
+    `model`: "digits-clip", a checkpoint folder or hub id of transformers or of open_clip, or a callable that returns
+    (model, processor). `weights`: a file, or the card of one, in either layout that takes the place of the
+    checkpoint's own. `processor`: the checkpoint with tokenizer and image processor, where it is another one.
+    Images are quantized to 8 bits and resized on their device: `resize="processor"` is the checkpoint's own image
+    processor, "crop-bicubic" the middle square, by PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024),
+    "float-bicubic-antialias" and "float-bicubic" the short side, bicubic without rounding, and the middle square.
+    """
+
+    model: str | Callable[[], tuple[Any, Any]] = DIGITS_CLIP
+    resize: str = "processor"
+    processor: str | None = None
+    weights: str | ModelCard | None = None
+    default_layer = "embed"
+    most = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resize not in _RESIZE:
+            raise UnknownName("resize", self.resize, _RESIZE)
+
+    @property
+    def card(self) -> ModelCard:  # type: ignore[override]
+        if callable(self.model):
+            return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
+        if isinstance(self.weights, ModelCard):
+            return self.weights
+        return super().card if self.weights is None else ModelCard(Path(self.weights).stem, str(self.weights))
+
+    @property
+    def key(self) -> Hashable:
+        return *super().key, self.processor, self.weights  # type: ignore[misc]
+
+    @property
+    def identified(self) -> bool:  # type: ignore[override]
+        return not callable(self.model)
+
+    def where(self) -> Path | None:
+        if callable(self.model):
+            return None
+        return super().where() if self.weights is None else local_weights(self.card, self._path)
+
+    def prefetch(self) -> Path:
+        if callable(self.model):
+            return Extractor.prefetch(self)
+        if self.weights is None:
+            return super().prefetch()
+        self.load()  # configuration, tokenizer and image processor, too
+        return find_weights(self.card, self._path)
+
+    @property
+    def _path(self) -> str | None:
+        return None if self.weights is None or isinstance(self.weights, ModelCard) else str(self.weights)
+
+    def load(self) -> nn.Module:
+        if callable(self.model):
+            model, processor = self.model()
+            return _Clip(model.float(), processor.tokenizer, processor.image_processor)
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        config, preprocess = self.layout()
+        if not isinstance(getattr(getattr(config, "vision_config", None), "image_size", None), int):
+            kind = config.model_type
+            raise WeightsMismatch(f"{self.model!r} must be a CLIP or SigLIP of one image size, got {kind!r}")
+        source = self.processor or self.model
+        tokenizer = self.pretrained(AutoTokenizer, model=source)
+        if preprocess is None or self.processor is not None:
+            images = self.pretrained(AutoImageProcessor, model=source)
+        else:
+            images = open_clip.image_processor(config.vision_config.image_size, preprocess)
+        if preprocess is not None:
+            config.text_config.eos_token_id = tokenizer.eos_token_id  # open_clip's files do not name it
+        if self.weights is None and preprocess is None:
+            return _Clip(self.pretrained_model(), tokenizer, images)
+        network, foreign = self._from_file(config)
+        return _Clip(network, tokenizer, images, clean=foreign or preprocess is not None)
+
+    def _from_file(self, config: Any) -> tuple[Any, bool]:
+        """The network with the tensors of a file, and whether they are open_clip's."""
+        from transformers import AutoModel
+
+        path = self._open_clip_weights() if self.weights is None else find_weights(self.card, self._path)
+        tensors = load_tensors(self.card, path)
+        kind, foreign = AutoModel._model_mapping[type(config)], open_clip.is_open_clip(tensors)
+        return assembled(kind, config, open_clip.clip_keys(tensors) if foreign else tensors, str(path)), foreign
+
+    def _open_clip_weights(self) -> Path:
+        names = open_clip.WEIGHTS
+        found = (checkpoint_file(str(self.model), name, self.revision) for name in names)
+        path = next((path for path in found if path is not None), None)
+        if path is None:
+            raise MissingWeights(f"the open_clip checkpoint {self.model!r} holds none of {', '.join(names)}")
+        return path
+
+    def layout(self) -> tuple[Any, dict[str, Any] | None]:
+        """The network's configuration; and that of open_clip's preprocessing, None for a checkpoint of transformers."""
+        folder = checkpoint_folder(str(self.model), self.revision)
+        for name in ("config.json", open_clip.CONFIG):  # in this order on the hub, too: some repositories hold both
+            path = checkpoint_file(str(self.model), name, self.revision) if folder is None else folder / name
+            if path is not None and path.is_file():
+                return (self.config(), None) if name == "config.json" else open_clip.clip_config(path)
+        return self.config(), None  # which says what is missing
+
+    def prepare(self, images: Tensor) -> Tensor:
+        network = self.network(images.device)
+        processor, images = network.image_processor, quantize(images)
+        size = network.model.config.vision_config.image_size
+        if self.resize == "processor":
+            ready = processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
+            return ready["pixel_values"].to(images.device, torch.float32)
+        if self.resize == "crop-bicubic":
+            x = bicubic_antialias_rounded(center_square(images).float(), size) / 255
+        else:
+            x = short_side_bicubic(unit(images), size, antialias=self.resize.endswith("antialias"))
+        return standardize(x, processor.image_mean, processor.image_std)
+
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
+        out = network.model.get_image_features(pixel_values=x, output_hidden_states="maps" in layers, return_dict=True)
+        features: Features = {"embed": out if isinstance(out, Tensor) else out.pooler_output}
+        if "maps" in layers:
+            features["maps"] = [_as_map(hidden) for hidden in out.hidden_states]
+        return features
+
+    def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
+        """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated.
+
+        The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place; what looks like such a
+        token in a text is read as letters. Texts of an open_clip network are cleaned as there. A text is embedded once,
+        and its embedding kept with the network.
+        """
+        network = self.network(device)
+        rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        embeddings = torch.stack([row for row, _ in rows])
+        if device.type == "cpu":
+            self.check_finite(embeddings, "for texts")
+        return embeddings, sum(truncated for _, truncated in rows)
+
+    def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+        length = network.model.config.text_config.max_position_embeddings
+        siglip = "siglip" in network.model.config.model_type
+        texts = [open_clip.cleaned(text) for text in texts] if network.clean else texts
+        whole = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
+        tokens = network.tokenizer(
+            texts,
+            padding="max_length" if siglip else True,
+            truncation=True,
+            max_length=length,
+            split_special_tokens=True,
+            return_tensors="pt",
+        ).to(device)
+        tokens.pop("token_type_ids", None)
+        if siglip:
+            tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
+
+        def run(part: slice) -> Tensor:
+            out = network.model.get_text_features(**{name: x[part] for name, x in tokens.items()})
+            return (out if isinstance(out, Tensor) else out.pooler_output).float()
+
+        with full_precision(device), self.autocast(device):
+            embeddings = torch.cat(in_parts(run, len(texts), self.most))
+        # Copies: a view that is remembered would keep the whole batch.
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+
+    def logits(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The trained factor exp(logit_scale) of a cosine, and SigLIP's bias (0 for CLIP): scalars."""
+        model = self.network(device).model
+        scale = model.logit_scale.float().exp().squeeze()
+        bias = getattr(model, "logit_bias", None)
+        return scale, torch.zeros_like(scale) if bias is None else bias.float().squeeze()
+
+    def dim(self, layer: str) -> int:
+        if layer not in ("embed", "maps"):
+            raise UnknownName("layer", layer, ("embed", "maps"))
+        config = self.network(torch.device("cpu")).model.config if callable(self.model) else self.layout()[0]
+        if layer == "embed":
+            return int(getattr(config, "projection_dim", None) or config.vision_config.hidden_size)
+        vision = config.vision_config
+        return (vision.num_hidden_layers + 1) * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
+
+    def rules(self) -> dict[str, str]:
+        if callable(self.model):
+            return {"weights": self.revision or "main", "resize": self.resize}
+        rules = {}
+        if self.weights is not None:
+            rules["config"] = cited(str(self.model), images=True, config=True, revision=self.revision)
+        if self.processor is not None:
+            rules["processor"] = cited(self.processor, images=True)
+        if self._reads_cleaned():
+            rules["texts"] = open_clip.cleaning()
+        if self.weights is None:
+            return {**super().rules(), **rules, "resize": self.resize}
+        path = self.where()
+        return {"weights": digests([path]) if path else self.card.revision, **rules, "resize": self.resize}
+
+    def _reads_cleaned(self) -> bool:
+        """Whether, as far as the files on this machine tell, texts are cleaned as open_clip does."""
+        folder = checkpoint_folder(str(self.model), self.revision)
+        path = None if self.weights is None else self.where()
+        layout = folder is not None and open_clip.is_folder(folder)
+        return layout or (path is not None and open_clip.is_open_clip(tensor_names(self.card, path)))
+
+
+def _as_map(hidden: Tensor) -> Tensor:
+    """Patch tokens (n, [1 +] s*s, c) -> (n, c, s, s); a leading class token is left out."""
+    side = isqrt(hidden.shape[1])
+    return hidden[:, -side * side :].mT.unflatten(2, (side, side))

@@ -1,0 +1,157 @@
+"""CLIP's ResNet-50 without its positional embedding: what CLIP-IQA was published with."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._precision import full_precision
+from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch, require
+from lightning_imgmetrics.models.base.checkpoint import cited, vocabulary
+from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
+from lightning_imgmetrics.models.base.network import filled, remembered
+from lightning_imgmetrics.models.base.resize import CLIP_MEAN, CLIP_STD, standardize
+from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+
+_REPO, _FILE = "timm/resnet50_clip.openai", "open_clip_model.safetensors"
+_REVISION = "ec3d92cf63a5f9d591f0d611b736895966c73076"
+CLIP_RN50 = ModelCard(
+    "clip-rn50-openai",
+    f"https://huggingface.co/{_REPO}/resolve/{_REVISION}/{_FILE}",
+    _FILE,
+    "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
+    "MIT",
+    _REPO,
+    _REVISION,
+)
+_TOKENIZER = "openai/clip-vit-base-patch16"
+_SMALLEST = 32  # pixels, the stride of the last maps
+
+
+class _ClipResNet(nn.Module):
+    """The two towers with their tokenizer."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module, tokenizer: Any):
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+
+
+@dataclass(frozen=True)
+class ClipResNetExtractor(FileExtractor):
+    """Layer "embed": OpenAI's CLIP RN50 of images of any size from 32 x 32, neither resized nor quantized.
+
+    Leaving out the positional embedding of its attention pooling is what makes it take any size. The graph is `piq`'s
+    (extra "iqa"); `weights`: a file in open_clip's layout in place of OpenAI's tensors as timm publishes them;
+    `processor`: another checkpoint with CLIP's tokenizer. Source: Wang, Chan & Loy 2023.
+    """
+
+    weights: str | None = None
+    processor: str | None = None
+    card = CLIP_RN50
+    default_layer = "embed"
+    most = 64
+
+    @property
+    def key(self) -> Hashable:
+        return "clip-resnet", self.weights, self.processor
+
+    def load(self) -> nn.Module:
+        require("piq", "iqa")
+        path = find_weights(self.card, self.weights)
+        tensors = load_tensors(self.card, path)
+        network = _built(tensors, str(path))
+        counters = {k: x for k, x in network.state_dict().items() if k.endswith("num_batches_tracked")}  # unused
+        network = filled(network, {**counters, **tensors}, str(path))
+        return _ClipResNet(network, self._tokenizer())
+
+    def where(self) -> Path | None:
+        return super().where() if vocabulary(self.processor or _TOKENIZER) else None
+
+    def prefetch(self) -> Path:
+        self._tokenizer()
+        return super().prefetch()
+
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return ClipExtractor(self.processor or _TOKENIZER).pretrained(AutoTokenizer)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < _SMALLEST:
+            size = tuple(images.shape[2:])
+            raise ShapeError(f"{self.card.name} needs images of at least {_SMALLEST} x {_SMALLEST} pixels, got {size}")
+        return standardize(unit(images), CLIP_MEAN, CLIP_STD)
+
+    def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
+        parts = [super(ClipResNetExtractor, self).__call__([batch], layers, device) for batch in batches]  # any sizes
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
+        return {"embed": network.model.encode_image(x, pos_embedding=False).float()}
+
+    def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
+        """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated."""
+        network = self.network(device)
+        rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        return torch.stack([row for row, _ in rows]), sum(truncated for _, truncated in rows)
+
+    def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+        length = network.model.context_length
+        tokenize = functools.partial(network.tokenizer, texts, split_special_tokens=True, verbose=False)
+        whole = tokenize(truncation=False)["input_ids"]
+        cut = tokenize(truncation=True, max_length=length)["input_ids"]
+        tokens = torch.zeros(len(texts), length, dtype=torch.int64)  # pooled at the largest number, end of text
+        for row, ids in zip(tokens, cut, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        with full_precision(device), self.autocast(device):
+            embeddings = network.model.encode_text(tokens.to(device)).float()
+        # Copies: a view that is remembered would keep the whole batch.
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+
+    def dim(self, layer: str) -> int:
+        if layer != "embed":
+            raise UnknownName("layer", layer, ("embed",))
+        return int(self.network(torch.device("cpu")).model.text_projection.shape[1])
+
+    def rules(self) -> dict[str, str]:
+        path = super().where()
+        tokenizer = {} if self.processor is None else {"processor": cited(self.processor)}
+        return {"weights": (sha256(path) if path else self.card.sha256)[:8], "resize": "none", **tokenizer}
+
+
+def _built(tensors: dict[str, Tensor], source: str) -> Any:
+    """piq's CLIP, as wide and deep as the tensors say."""
+    from piq.feature_extractors.clip import CLIP
+
+    def blocks(prefix: str) -> int:
+        depth = prefix.count(".")
+        return len({key.split(".")[depth] for key in tensors if key.startswith(prefix)})
+
+    try:
+        positions, width = tensors["visual.attnpool.positional_embedding"], len(tensors["ln_final.weight"])
+        return CLIP(
+            embed_dim=tensors["text_projection"].shape[1],
+            image_resolution=32 * math.isqrt(len(positions) - 1),
+            vision_layers=tuple(blocks(f"visual.layer{i}.") for i in (1, 2, 3, 4)),
+            vision_width=len(tensors["visual.layer1.0.conv1.weight"]),
+            vision_patch_size=0,  # of vision transformers
+            context_length=len(tensors["positional_embedding"]),
+            vocab_size=len(tensors["token_embedding.weight"]),
+            transformer_width=width,
+            transformer_heads=width // 64,
+            transformer_layers=blocks("transformer.resblocks."),
+        )
+    except KeyError as error:
+        raise WeightsMismatch(f"{source} is no CLIP with a ResNet in open_clip's layout: it lacks {error}") from error

@@ -1,0 +1,192 @@
+"""Several samples of one prompt: what one draw gives, what the best of them would, and what decides, prompt or seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._images import Images, ImageSets, as_image_sets
+from lightning_imgmetrics.errors import JudgeFailed, NonFiniteFeatures, NotEnoughSamples, ShapeError
+from lightning_imgmetrics.functional.intervals import clustered_wilson_interval
+from lightning_imgmetrics.functional.prompts import (
+    PromptStatistics,
+    best_of_k,
+    intraclass_correlation,
+    prompt_mean,
+    prompt_statistics,
+    variance_components,
+    worst_of_k,
+)
+from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary, as_texts
+from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
+from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.full_reference.base import PairMetric
+from lightning_imgmetrics.metrics.full_reference.psnr import PartlyDefinedMetric
+from lightning_imgmetrics.metrics.no_reference.rates import Rate
+from lightning_imgmetrics.models.base.extractor import Features
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.result import Signature
+from lightning_imgmetrics.states.hash import text_key
+from lightning_imgmetrics.states.tables import Reservoir
+
+
+class PerPrompt(ImageMetric):
+    """A score metric over several samples per prompt: the mean over prompts of their means, clustered by prompt.
+
+    `metric`: any score of single images, of pairs, or of images and prompts; a copy of it is used, without what it has
+    seen. In `details`: "best_of_k" and "worst_of_k" for k = 1, 2, 4, ... up to the samples that every prompt has
+    ("best_of_n", "worst_of_n": at that n), exact expectations over all choices of k samples, so that a showcase of
+    cherry-picked samples can be told from the model; "spread", the standard deviation over the seeds of one prompt;
+    "variance_between" and "variance_within" prompts (a random-effects model; the former is below 0 where prompts differ
+    less than chance would make them), "prompt_share" of the variance; "n_prompts", "samples_per_prompt"; "n_undefined"
+    where some pairs have no score (PSNR of equal images), "n_failed" where a judge failed, which are left out. The
+    interval is that of the mean over prompts. ValueError for a `metric` of pairs whose reduction is no mean.
+    """
+
+    logged = ("best_of_n", "worst_of_n", "spread")
+    inputs: tuple[str, ...]  # type: ignore[misc]
+
+    def __init__(self, metric: ScoreMetric, **kwargs: Any):
+        if not isinstance(metric, ScoreMetric):
+            raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
+        if isinstance(metric, PairMetric) and metric.reduction not in ("mean", "elementwise_mean"):
+            raise ValueError(f"`metric` must have a mean as its reduction, got {metric.reduction!r}")
+        super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
+        self._inner = (deepcopy(metric),)  # not a module of this one: its states are never used, but for the counters
+        self.metric.reset()
+        self.name = f"{metric.name}_per_prompt"  # type: ignore[misc]
+        self.unit = metric.unit  # type: ignore[misc]
+        self.inputs = tuple(dict.fromkeys([*metric.inputs, "prompts"]))
+        self.extractor, self.layers = metric.extractor, metric.layers
+        for name in metric.counters:
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_stream("score", Stream(Reservoir(None, 2), 2))
+
+    @property
+    def metric(self) -> ScoreMetric:
+        """The metric of single samples, which is this one's own."""
+        return self._inner[0]
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        return self.metric.higher_is_better
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return self.metric.networks
+
+    def update(
+        self,
+        *,
+        images: Images,
+        prompts: str | Sequence[str],
+        target: Images | None = None,
+        source: ImageSets | None = None,
+        rivals: ImageSets | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        """Add images (n, 3, h, w), n prompts, and `target`, `source` or `rivals` for metrics that take them."""
+        if ("target" in self.inputs) != (target is not None):
+            raise TypeError(f"{self.metric.name} {'needs' if target is None else 'takes no'} `target`")
+        batches = self.accept(images)
+        texts = as_texts(prompts, sum(map(len, batches)))
+        given: dict[str, Any] = {"prompts": texts}
+        for name, sets in (("source", source), ("rivals", rivals)):
+            if (name in self.inputs) != (sets is not None):
+                raise TypeError(f"{self.metric.name} {'needs' if sets is None else 'takes no'} `{name}`")
+            if sets is not None:
+                given[name] = as_image_sets(sets, len(texts), name=name, value_range=self.value_range)
+        self.check_inputs(len(texts), **given)
+        targets = [] if target is None else self.accept(target, "target")
+        if target is not None and sum(map(len, targets)) != len(texts):
+            raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {len(texts)}")
+        metric = self.metric.to(self.device)
+        if isinstance(metric, PairMetric):
+            scores = metric.scores_of_pairs(images=batches, target=targets)
+        else:
+            scores = metric.scores_of(self.extract(batches + targets), **given, **self._named(ids))
+        self._add_scores(scores, texts, ids)
+
+    def check_inputs(self, n: int, **inputs: Any) -> None:
+        self.metric.check_inputs(n, **inputs)
+
+    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        scores = self.metric.to(self.device).scores_of(features, **inputs, **self._named(ids))
+        return partial(self._add_scores, scores, inputs["prompts"], ids)
+
+    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+        self.prepared(features, ids=ids, **inputs)()
+
+    def _named(self, ids: Ids | None) -> dict[str, Any]:
+        """The ids for a metric of verdicts, which may hang on which sample it is."""
+        return {"ids": ids} if isinstance(self.metric, VerdictMetric) else {}
+
+    def _add_scores(self, scores: Tensor, prompts: Sequence[str], ids: Ids | None) -> None:
+        for name in self.metric.counters:  # counted here, where ranks are joined
+            setattr(self, name, getattr(self, name) + getattr(self.metric, name))
+            setattr(self.metric, name, torch.zeros_like(getattr(self.metric, name)))
+        scores = (scores[:, None] if scores.ndim == 1 else scores)[:, :1].to(self._home, torch.float64)
+        keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64)
+        self.absorb("score", torch.cat([keys.to(scores.device), scores], 1), ids)
+
+    def summarize(self) -> Summary:
+        scores, prompts, undefined = self._defined()
+        each = prompt_statistics(scores, prompts)
+        mean, error = prompt_mean(scores, prompts) if len(each.n) > 1 else (each.mean[0], None)
+        fewest = int(each.n.min())
+        details = {"n_prompts": float(len(each.n)), "samples_per_prompt": float(len(scores) / len(each.n))}
+        ks = sorted({2**i for i in range(fewest.bit_length())} | {fewest})
+        for k in ks:
+            best, worst = best_of_k(scores, prompts, k), worst_of_k(scores, prompts, k)
+            best, worst = (worst, best) if self.higher_is_better is False else (best, worst)
+            details |= {f"best_of_{k}": float(best), f"worst_of_{k}": float(worst)}
+        details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
+        details |= self._variances(scores, prompts, each) | undefined
+        details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
+        spread = 0.0 if error is None else float(error)
+        interval = None
+        if isinstance(self.metric, Rate) and len(each.n) > 1 and len(each.n.unique()) == 1:
+            interval = clustered_wilson_interval(scores, prompts)
+        # Prompts that all score alike show no spread, but that is not certainty.
+        return Summary(mean, len(scores), spread or None, len(each.n), details, interval=interval)
+
+    def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """The scores that there are, their prompts as integers, and for the details how many samples have none."""
+        _, keys, scores = self.read("score").unbind(1)
+        known = scores.isfinite()
+        n, without = int(known.sum()), int((~known).sum())
+        judged = isinstance(self.metric, VerdictMetric)
+        partly = judged or isinstance(self.metric, PartlyDefinedMetric)
+        if without and not partly:
+            raise NonFiniteFeatures(f"{self.name}: {without} of {len(scores)} scores are NaN or infinity")
+        if isinstance(self.metric, VerdictMetric) and without > self.metric.max_failed * len(scores):
+            raise JudgeFailed(
+                f"{self.name}: {self.metric.fault} for {without} of {len(scores)} samples, `max_failed` is"
+                f" {self.metric.max_failed:g}"
+            )
+        if n == 0:
+            why = f"none of {len(scores)} samples has a score" if len(scores) else "call `update` first"
+            raise NotEnoughSamples(self.name, 0, 1, why)
+        prompts = (keys[known] * 2.0**53).long()
+        return scores[known], prompts, {"n_failed" if judged else "n_undefined": float(without)} if partly else {}
+
+    def _variances(self, scores: Tensor, prompts: Tensor, each: PromptStatistics) -> dict[str, float]:
+        if int(each.n.max()) < 2:
+            return {}
+        if len(each.n) == 1:
+            within = float(each.variance[0])
+            return {"variance_within": within, "spread": within**0.5}
+        between, within = (float(x) for x in variance_components(scores, prompts))
+        found = {"variance_between": between, "variance_within": within, "spread": within**0.5}
+        share = float(intraclass_correlation(scores, prompts))
+        return found | ({"prompt_share": max(share, 0.0)} if share == share else {})  # undefined for equal scores
+
+    def signature(self) -> Signature:
+        inner = self.metric.signature().fields
+        return Signature.of(**{**inner, "metric": self.name})

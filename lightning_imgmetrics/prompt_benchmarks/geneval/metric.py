@@ -1,0 +1,202 @@
+"""GenEval: whether an image shows the objects that its prompt names, in their number, colors and places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_imgmetrics.errors import UnreadableQuestions, ValueRangeError
+from lightning_imgmetrics.judges.metrics.queries import Sample, Verdict
+from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.detection.mask2former import MASK2FORMER, DetectorExtractor
+from lightning_imgmetrics.models.encoders.clip import ClipExtractor
+from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, category_of, ratio_error, records_of
+from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric, spaced
+from lightning_imgmetrics.prompt_benchmarks.geneval.colors import CLIP_L14, ColorClassifier
+from lightning_imgmetrics.prompt_benchmarks.geneval.detections_file import read_detections
+from lightning_imgmetrics.prompt_benchmarks.geneval.files import read_geneval
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import TASKS, Detection, GenEvalPrompt
+from lightning_imgmetrics.prompt_benchmarks.geneval.rules import PUBLISHED, Rules, check, geneval_scores, select
+
+Found = Mapping[int, Sequence[Detection]]
+
+
+class GenEval(ItemMetric[GenEvalPrompt]):
+    """The unweighted mean, over up to six tasks, of the share of images that are what their prompts say, in [0, 1].
+
+    `questions`: the published evaluation_metadata.jsonl, or `GenEvalPrompt`s. `detector`: what finds objects; the
+    default is not the published one, for whose scores the thresholds of `rules` were set: compare with no published
+    number. `colors`: the CLIP that names the color of objects that come without one. `detections`: a file (see
+    `read_detections`) or a mapping of what was found elsewhere, by sample id, or by the `names` of samples 0, 1, ...;
+    no detector runs then, and an image without an entry has failed. `details`: each task, `any_correct` (the share of
+    prompts with a correct image), `correct_images`. Source: Ghosh, Hajishirzi & Schmidt 2023.
+    """
+
+    name: ClassVar[str] = "geneval"
+    fault = "there are no detections"
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+    extractor: Extractor
+
+    def __init__(
+        self,
+        questions: str | Path | Sequence[GenEvalPrompt],
+        *,
+        detector: DetectorExtractor | str = MASK2FORMER,
+        colors: ClipExtractor | str | None = CLIP_L14,
+        detections: str | Path | Mapping[Any, Sequence[Detection]] | None = None,
+        names: Sequence[str] | None = None,
+        rules: Rules = PUBLISHED,
+        **kwargs: Any,
+    ):
+        items, texts = _items(records_of(questions, GenEvalPrompt, read_geneval))
+        super().__init__(items, texts=texts, content=[asdict(prompt) for prompt in items.values()], **kwargs)
+        if names is not None and detections is None:
+            raise ValueError("`names` are those of images in `detections`, which is missing")
+        colored = any(clause.color for prompt in items.values() for clause in prompt.include)
+        if colored and colors is None and detections is None:
+            raise ValueError("`colors` is needed: prompts ask for colors, and the detector tells none")
+        self.rules = rules
+        self._found = {} if detections is None else _by_id(detections, names)
+        self.extractor = _detector(detector, rules) if detections is None else PixelExtractor()
+        clip = ClipExtractor(colors) if isinstance(colors, str) else colors
+        self.classifier = ColorClassifier(clip) if clip is not None and colored else None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return super().networks if self.classifier is None else (*super().networks, self.classifier.clip)
+
+    def verdicts(self, samples: Sequence[Sample]) -> tuple[list[Verdict], list[tuple[int, ...]]]:
+        return list(map(self._verdict, samples, self._detections(samples))), [() for _ in samples]
+
+    def _detections(self, samples: Sequence[Sample]) -> Iterator[Sequence[Detection] | None]:
+        if isinstance(self.extractor, DetectorExtractor):
+            for start in range(0, len(samples), self.extractor.most):  # masks of a whole batch would fill the device
+                part = samples[start : start + self.extractor.most]
+                yield from self.extractor.detect([sample.image for sample in part], self.device)
+            return
+        for sample in samples:
+            if sample.id is None:
+                raise TypeError(f"{self.name} with `detections` needs `ids=` in update")
+            yield self._found.get(sample.id)
+
+    def _verdict(self, sample: Sample, detections: Sequence[Detection] | None) -> Verdict:
+        prompt, mark = self.item_of(sample), self.mark_of(sample)
+        asked = {"question": prompt.prompt, "category": prompt.tag}
+        if detections is None:
+            return Verdict(None, mark, "`detections` has no entry of it", [{**asked, "score": None, "found": None}])
+        seen = select(detections, prompt.tag, rules=self.rules)
+        colors = None if self.classifier is None else partial(self._colors, self.classifier, sample.image)
+        correct, reason = check(prompt, seen, margin=self.rules.margin, colors=colors)
+        found = {label: [[*one.box, one.score] for one in some] for label, some in seen.items()}
+        return Verdict(float(correct), mark, reason, [{**asked, "score": float(correct), "found": found}])
+
+    def _colors(self, classifier: ColorClassifier, image: Tensor, detections: Sequence[Detection]) -> list[str]:
+        unknown = [detection for detection in detections if detection.color is None]
+        told = iter(classifier(image, unknown, self.device))
+        return [next(told) if detection.color is None else detection.color for detection in detections]
+
+    def over_samples(self, rows: Tensor) -> Summary:
+        owners = self.owners(rows)
+        prompts = [self.items[name] for name in owners]
+        scores = geneval_scores((rows[:, 0] == 1).tolist(), prompts)
+        item = self.column(rows, "item").long()
+        task = item.new_tensor([TASKS.index(prompt.tag) for prompt in prompts])
+        parts = [(rows[task == i, 0], item[task == i]) for i in map(TASKS.index, scores.tasks)]
+        self._categories = {name: category_of(*part) for name, part in zip(scores.tasks, parts, strict=True)}
+        details = {"any_correct": scores.prompts, "correct_images": scores.images}
+        details |= {"n_items": float(len(set(owners))), "n_missing_items": float(len(self._missing))}
+        details |= {f"category:{name}": value for name, value in scores.tasks.items()}
+        error = _mean_error([ratio_error(*part) for part in parts])
+        interval = _mean_interval(list(self._categories.values()))
+        return Summary(rows.new_tensor(scores.overall), len(rows), error, details=details, interval=interval)
+
+    def parameters_of_value(self) -> dict[str, object]:
+        changed = {name: f"{x:g}" for name, x in asdict(self.rules).items() if x != getattr(PUBLISHED, name)}
+        given = {} if isinstance(self.extractor, DetectorExtractor) else {"detections": "given"}
+        clip = {} if self.classifier is None else self.classifier.clip.signature()
+        colors = {f"colors_{name}": x for name, x in clip.items()}
+        return {**given, **colors, **changed, **super().parameters_of_value()}
+
+
+def _items(prompts: Sequence[GenEvalPrompt]) -> tuple[dict[str, GenEvalPrompt], dict[str, str]]:
+    """Prompts, and their texts, by the number that their folder has in the published layout.
+
+    A prompt that comes twice is one; UnreadableQuestions where it asks for other things the second time.
+    """
+    items: dict[str, GenEvalPrompt] = {}
+    first: dict[str, str] = {}
+    for i, prompt in enumerate(prompts):
+        name = first.setdefault(spaced(prompt.prompt), f"{i:05}")
+        before = items.setdefault(name, prompt)
+        if (before.tag, before.include, before.exclude) != (prompt.tag, prompt.include, prompt.exclude):
+            raise UnreadableQuestions(
+                f"prompts {name} and {i:05} are both {prompt.prompt!r} and must ask for the same, got"
+                f" {_told(before)} and {_told(prompt)}"
+            )
+    return items, {name: prompt.prompt for name, prompt in items.items()}
+
+
+def _told(prompt: GenEvalPrompt) -> dict[str, Any]:
+    return {name: x for name, x in asdict(prompt).items() if name != "prompt"}
+
+
+def _by_id(detections: str | Path | Mapping[Any, Sequence[Detection]], names: Sequence[str] | None) -> Found:
+    """Detections by sample id, from those by id or by name."""
+    given = read_detections(detections) if isinstance(detections, str | Path) else detections
+    if not isinstance(given, Mapping):
+        raise TypeError(f"`detections` must be a file or a mapping of images, got {type(given).__name__}")
+    for name, some in given.items():
+        if not isinstance(some, Sequence) or not all(isinstance(one, Detection) for one in some):
+            raise TypeError(f"`detections` must hold a list of Detection for each image, got {some!r:.80} for {name!r}")
+    if names is not None:
+        found = {i: given[name] for i, name in enumerate(names) if name in given}
+        if not found:
+            raise ValueError(
+                f"`names` must be those in `detections`, such as {next(iter(given), None)!r}, got none of them:"
+                f" {list(names[:3])}"
+            )
+        return found
+    ids = {name: int(name) for name in given if str(name).isdecimal()}
+    if len(set(ids.values())) < len(given):
+        odd = next((name for name in given if name not in ids), None)
+        raise ValueError(
+            f"`names` is needed: `detections` must be by sample id, got {'two of one id' if odd is None else repr(odd)}"
+        )
+    return {ids[name]: some for name, some in given.items()}
+
+
+def _detector(detector: DetectorExtractor | str, rules: Rules) -> DetectorExtractor:
+    """One that returns all that can count by `rules`."""
+    lowest = min(rules.threshold, rules.counting_threshold)
+    if isinstance(detector, str):
+        return DetectorExtractor(detector, min_score=lowest)
+    if detector.min_score > lowest:
+        raise ValueRangeError(
+            f"`detector` must return all that counts: its min_score {detector.min_score:g} is above the threshold"
+            f" {lowest:g}"
+        )
+    return detector
+
+
+def _mean_error(errors: Sequence[float | None]) -> float | None:
+    """The standard error of the unweighted mean of independent values; None where one of theirs is not known."""
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / len(known) if len(known) == len(errors) else None
+
+
+def _mean_interval(parts: Sequence[Category]) -> tuple[float, float] | None:
+    """The interval of the unweighted mean of independent values, from theirs (Zou & Donner 2008)."""
+    if any(part.interval is None for part in parts):
+        return None
+    k, value = len(parts), math.fsum(part.value for part in parts) / len(parts)
+    low, high = (math.hypot(*(x.value - x.interval[i] for x in parts if x.interval)) / k for i in (0, 1))
+    return value - low, value + high

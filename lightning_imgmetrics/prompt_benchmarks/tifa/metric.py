@@ -1,0 +1,117 @@
+"""TIFA: questions about what a caption says, answered by looking at the image made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics.errors import UnknownName, UnreadableQuestions
+from lightning_imgmetrics.judges.backends.base import Decoding, Judge
+from lightning_imgmetrics.judges.metrics.closed_questions import choice_ask, short_ask
+from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
+from lightning_imgmetrics.judges.metrics.quoting import wording_digest
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.prompt_benchmarks.base.benchmark_metric import BenchmarkMetric
+from lightning_imgmetrics.prompt_benchmarks.base.categories import mean_known, records_of, sample_deviation
+from lightning_imgmetrics.prompt_benchmarks.base.question_files import TifaQuestion, read_tifa
+from lightning_imgmetrics.prompt_benchmarks.base.question_scores import closest_choice, literal_choice
+from lightning_imgmetrics.prompt_benchmarks.tifa.sentence_embedder import SentenceEmbedder
+
+_MATCHING = ("choices", "free")
+_EMBEDDER = "sentence-transformers/all-mpnet-base-v2"
+
+
+class TIFA(BenchmarkMetric[tuple[TifaQuestion, ...]]):
+    """Share of the questions about a caption that its image answers right, mean over captions, in [0, 1].
+
+    `questions`: a file as TIFA publishes it, or `TifaQuestion`s, such as `generate_questions` makes. `matching`:
+    "choices" shows the judge the choices, of which it must answer one; "free", as published, has it answer in its own
+    words: literally a choice, else the one whose sentence embedding by `embedder` is closest. The published judge is
+    mPLUG-large; the numbers of another are on a scale of their own. `details["stdev"]`: over captions. `categories`:
+    means over the questions of each element type. Other arguments: see `JudgeMetric`. Source: Hu et al. 2023.
+    """
+
+    name: ClassVar[str] = "tifa"
+    default_decoding = Decoding(max_tokens=256)
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+
+    def __init__(
+        self,
+        questions: str | Path | Sequence[TifaQuestion],
+        judge: Judge | str,
+        *,
+        matching: str = "choices",
+        embedder: str = _EMBEDDER,
+        **kwargs: Any,
+    ):
+        if matching not in _MATCHING:
+            raise UnknownName("matching", matching, _MATCHING)
+        listed = records_of(questions, TifaQuestion, read_tifa)
+        items: dict[str, tuple[TifaQuestion, ...]] = {}
+        for i, question in enumerate(listed):
+            if question.answer not in question.choices:
+                raise UnreadableQuestions(
+                    f"`questions[{i}]` must have one of its choices as its answer, got {question.answer!r}"
+                )
+            items[question.id] = (*items.get(question.id, ()), question)
+        super().__init__(
+            items,
+            judge,
+            texts={name: of[0].caption for name, of in items.items()},
+            kinds=sorted({question.element_type for question in listed}),
+            content=[asdict(question) for question in listed],
+            **kwargs,
+        )
+        self.matching = matching
+        self.embedder = SentenceEmbedder(embedder) if matching == "free" else None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return (*super().networks, *(() if self.embedder is None else (self.embedder,)))
+
+    def asks(self, sample: Sample) -> list[Ask]:
+        return [self._ask(question, sample.image) for question in self.item_of(sample)]
+
+    def _ask(self, question: TifaQuestion, image: Tensor) -> Ask:
+        if self.matching == "free":
+            return short_ask(question.question, image)
+        return choice_ask(question.question, question.choices, image)
+
+    def conclude(self, sample: Sample, readings: Sequence[str | None]) -> Verdict:
+        rows, scores = [], []
+        for question, said in zip(self.item_of(sample), readings, strict=True):
+            choice = said if said is None or self.embedder is None else self._closest(said, question.choices)
+            told = {"question": question.question, "category": question.element_type, "expected": question.answer}
+            scores.append(None if choice is None else float(choice == question.answer))
+            rows.append({**told, "read": said, "choice": choice, "score": scores[-1]})
+        return Verdict(mean_known(scores), {}, _rationale(rows), rows)
+
+    def _closest(self, said: str, choices: tuple[str, ...]) -> str:
+        position = literal_choice(said, choices)
+        if position is None:
+            assert self.embedder is not None
+            answer, *others = self.embedder.embed((said, *choices), self.device)
+            position = closest_choice(answer, torch.stack(others))
+        return choices[position]
+
+    def item_details(self, scores: Sequence[float]) -> dict[str, float]:
+        deviation = sample_deviation(scores)
+        return {} if deviation is None else {"stdev": deviation}
+
+    def parameters_of_value(self) -> dict[str, object]:
+        blank = TifaQuestion("", "", "question", ("first", "second"), "first", "", "")
+        template = wording_digest([self._ask(blank, torch.zeros(3, 1, 1, dtype=torch.uint8))])
+        network = {} if self.embedder is None else self.embedder.signature()
+        return {"matching": self.matching, **network, "template": template, **super().parameters_of_value()}
+
+
+def _rationale(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What went wrong, question by question."""
+    wrong = [row for row in rows if row["score"] == 0]
+    return "; ".join(f"{row['question']} {row['read']!r} instead of {row['expected']!r}" for row in wrong)

@@ -1,0 +1,284 @@
+"""Whatever a judge writes: no reader fails, hangs or makes up a number."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lightning_imgmetrics.judges.parsing.answers import (
+    json_in,
+    labelled_numbers,
+    labelled_pairs,
+    numbers_at,
+    pair_scores,
+    read_json,
+)
+from lightning_imgmetrics.judges.parsing.decisions import choice_of, preferred_image, yes_no
+
+LABELS = ("Alignment Score", "Style Score")
+
+
+class Rating(pydantic.BaseModel):
+    score: float = pydantic.Field(ge=0, le=10, allow_inf_nan=False)
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "json": json_in,
+    "schema": lambda text: read_json(text, Rating),
+    "numbers": lambda text: numbers_at(text, scale=(0, 10)),
+    "labelled": lambda text: labelled_numbers(text, LABELS),
+    "labelled_pairs": lambda text: labelled_pairs(text, LABELS),
+    "pair": pair_scores,
+    "preferred": preferred_image,
+    "yes_no": yes_no,
+    "choice": lambda text: choice_of(text, ["a cat", "a dog", "no"]),
+}
+
+MARKS = [
+    *"{}[]():,;.?\"'\\/*`<-+%#",
+    "//",
+    "/*",
+    "*/",
+    "```json",
+    "<think>",
+    "</think>",
+    "||V^=^V||",
+    "\u2212",
+    "\uff1a",
+]
+NUMBERS = [
+    "0",
+    "1",
+    "2",
+    "7",
+    "10",
+    "11",
+    "1.5",
+    "-3",
+    "1e9",
+    "1e999",
+    "07",
+    "0x1",
+    "\u0663",
+    "\u00b2",
+    "NaN",
+    "Infinity",
+]
+WHOLE = [
+    "score",
+    '"score": ',
+    "[7]",
+    "[1, 2]",
+    '{"score": 6}',
+    "score: [1,2]",
+    "Alignment Score (1-5):",
+    "Style Score:",
+    "/5",
+]
+SAID = [
+    "Image 1",
+    "Edited image 2",
+    "is",
+    "better",
+    "worse",
+    "not",
+    "tie",
+    "both images are",
+    "equally good",
+    "and",
+    "out of",
+]
+MORE = [
+    "yes",
+    "no",
+    "Yes, ",
+    "A",
+    "(B)",
+    "answer",
+    "a cat",
+    "dog",
+    "true",
+    "null",
+    "\ud800",
+    "\u2028",
+    "\x00",
+    " ",
+    "\n",
+]
+SOUP = st.lists(st.sampled_from([*MARKS, *NUMBERS, *WHOLE, *SAID, *MORE, " ", " "]), max_size=40).map("".join)
+TEXT = st.one_of(SOUP, st.text(max_size=60))
+LOOSE = settings(max_examples=400, deadline=None)
+
+
+def numbers_in(value: Any) -> list[float]:
+    """Every number that a reader returned."""
+    if isinstance(value, dict):
+        return [x for item in value.values() for x in numbers_in(item)]
+    if isinstance(value, list | tuple):
+        return [x for item in value for x in numbers_in(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def literals(text: str) -> set[float]:
+    """Every number that stands in the text, in any way of cutting it from its surroundings."""
+    runs = re.findall(r"[0-9.eE+-]+", text.replace("\u2212", "-"))
+    cuts = (run[i:j] for run in runs for i in range(len(run)) for j in range(i + 1, len(run) + 1))
+    found = set()
+    for cut in cuts:
+        try:
+            found.add(float(cut))
+        except ValueError:
+            continue
+    return found
+
+
+@LOOSE
+@given(TEXT)
+@example('{"a": "\\ud800"}')
+@example('{"score": "\\ud800", score: 7}')
+def test_scores_are_numbers_of_the_text_on_their_scale(text: str) -> None:
+    reading = numbers_at(text, scale=(0, 10))
+    rated = read_json(text, Rating)
+    scored = numbers_in(reading.scores if reading else ()) + ([rated.score] if rated else [])
+    axes = numbers_in(labelled_numbers(text, LABELS))
+    shares = numbers_in(labelled_pairs(text, LABELS))
+    assert all(0 <= x <= 10 for x in scored)
+    assert all(0.92 <= x <= 5.08 for x in axes)  # 2 % beyond its ends
+    assert all(0 <= x <= 1 for x in shares)
+    assert {*scored, *axes, *shares, *numbers_in(pair_scores(text)), *numbers_in(json_in(text))} <= literals(text)
+
+
+@LOOSE
+@given(TEXT)
+def test_decisions_are_one_of_those_asked_for(text: str) -> None:
+    assert preferred_image(text) in (None, 0, 1, 2)
+    assert yes_no(text) in (None, True, False)
+    assert choice_of(text, ["a cat", "a dog", "no"]) in (None, "a cat", "a dog", "no")
+
+
+@LOOSE
+@given(TEXT)
+def test_an_unfinished_thought_is_no_answer(text: str) -> None:
+    text = re.sub("</think", "", text)
+    assert {name: read(f"7 <think>{text}") for name, read in READERS.items()} == {
+        **dict.fromkeys(READERS),
+        "labelled": dict.fromkeys(LABELS),
+        "labelled_pairs": dict.fromkeys(LABELS),
+    }
+
+
+WORDS = st.text(st.sampled_from("ab }{][:,'\"\\/\n*`79."), max_size=12)
+SCORES = st.lists(st.integers(0, 10) | st.floats(0, 10).map(lambda x: round(x, 3)), min_size=1, max_size=3)
+ANSWERS = st.fixed_dictionaries(
+    {"score": SCORES, "reasoning": WORDS},
+    optional={"more": st.dictionaries(WORDS, st.fixed_dictionaries({"score": SCORES}), max_size=2)},
+)
+WRITTEN = st.tuples(ANSWERS, st.sampled_from([None, 1]), st.booleans(), st.permutations(["score", "reasoning", "more"]))
+
+
+def written(parts: tuple[dict[str, Any], int | None, bool, list[str]]) -> tuple[dict[str, Any], str]:
+    answer, indent, ascii_only, order = parts
+    answer = {key: answer[key] for key in order if key in answer}
+    return answer, json.dumps(answer, indent=indent, ensure_ascii=ascii_only)
+
+
+@LOOSE
+@given(WRITTEN, st.data())
+def test_an_answer_cut_off_inside_its_json_has_no_value(parts: Any, data: st.DataObject) -> None:
+    answer, text = written(parts)
+    assert json_in(text) == answer
+    cut = text[: data.draw(st.integers(1, len(text) - 1))]
+    for start in (
+        "",
+        "Here it is:\n```json\n",
+        "<think>{score: 1}</think>",
+        '{"score": [3], "reasoning": "..."} is asked. ',
+    ):
+        assert json_in(start + cut) is None
+        assert numbers_at(start + cut, scale=(0, 10)) is None
+        assert pair_scores(start + cut) is None
+
+
+@LOOSE
+@given(
+    WRITTEN,
+    st.sampled_from(
+        ["", "Sure! It's a 9/10:\n", "```json\n", "<think>{score: 1} or [2]</think>\n", "a {x} [...] [1\n", "**"]
+    ),
+    st.sampled_from(["", "\n```", "\nHope {this} helps, it's 3:4.", " [0]", "**"]),
+)
+def test_what_stands_around_an_answer_does_not_change_it(parts: Any, before: str, after: str) -> None:
+    answer, text = written(parts)
+    assert json_in(before + text + after) == answer
+    reading = numbers_at(before + text + after, scale=(0, 10))
+    assert reading is not None
+    assert list(reading.scores) == answer["score"]
+    assert reading.reasoning == answer["reasoning"]
+
+
+def loosened(answer: dict[str, Any]) -> str:
+    """The liberties that models take, all at once."""
+    quoted = answer["reasoning"].replace("\\", "\\\\").replace("'", "\\'")
+    scores = "".join(f"+{score}, " for score in answer["score"])
+    return f"{{reasoning: '{quoted}', // so it is\n 'score': [{scores}], /* {{ */ other-key: it's fine\n,}}"
+
+
+@LOOSE
+@given(ANSWERS, st.data())
+def test_liberties_do_not_change_an_answer(answer: dict[str, Any], data: st.DataObject) -> None:
+    text = loosened(answer)
+    reading = numbers_at(text, scale=(0, 10))
+    assert reading is not None
+    assert (list(reading.scores), reading.reasoning) == (answer["score"], answer["reasoning"])
+    cut = text[: data.draw(st.integers(1, len(text) - 1))]
+    assert numbers_at(cut, scale=(0, 10)) is None
+
+
+N = 16_384
+HARD = {
+    "braces": "{" * 100_000,
+    "braces_in_bounds": "{" * N,
+    "brackets": "[" * N,
+    "deep": "[1," * (N // 3),
+    "siblings": "[1,[1]," * (N // 7),
+    "closed": "{" * 5_000 + "}" * 5_000,
+    "strict_numbers": '{"score":[1' + ",1" * (N // 2 - 20) + "]}",
+    "numbers": "{score:[1," + "1," * (N // 2 - 20) + "]}",
+    "fewer_numbers": "{score:[" + "1," * 990 + "]}",
+    "objects": "{a:{score:1}}" * (N // 13),
+    "comments": "{/*}" * (N // 4 - 1) + "*/]",
+    "lines": "{//}" * (N // 4 - 1) + "\n]",
+    "quotes": "{'" * (N // 2),
+    "mixed_quotes": "{\"}{'}" * (N // 6),
+    "backslashes": '{"a": "' + "\\" * (N - 10),
+    "spaces": "Style Score: 4" + " " * (N - 20) + "x",
+    "blank_lines": "x" + "\n" * (N - 2) + "x",
+    "digits": "Style Score: " + "1" * (N - 20) + "x",
+    "labels": "Style Score (" * (N // 13),
+    "images": "image 1 " * (N // 8),
+    "better": "image 1 better" + " image" * (N // 6 - 4) + "x",
+    "links": "image 1 is a score of " * (N // 22),
+    "apostrophes": "'" * N,
+    "parentheses": "yes " + "(" * (N - 5) + "x",
+    "sentences": ".\n " * (N // 3),
+    "letters": "(a) " * (N // 4),
+    "thoughts": "<think>" * 100_000,
+    "long_thought": "<think>" + "{[x" * 300_000 + "</think>7",
+    "loop": "the cat " * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_no_answer_takes_long(name: str) -> None:
+    for reader, read in READERS.items():
+        start = time.process_time()
+        read(HARD[name])
+        assert time.process_time() - start < 1, reader
