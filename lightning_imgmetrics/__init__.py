@@ -73,7 +73,8 @@ _HOMES = {
     "prompt_benchmarks.base.question_files": ("DpgQuestion", "TifaQuestion"),
     "prompt_benchmarks.base.prompt_files": ("GEditItem",),
     "prompt_benchmarks.text_rendering.targets": ("TextTarget",),
-    "prompt_benchmarks.geneval.prompts": ("Detection", "GenEvalPrompt"),
+    "models.detection.detections": ("Detection",),
+    "prompt_benchmarks.geneval.prompts": ("GenEvalPrompt",),
     "judges.backends.clip_flant5": ("ClipFlanT5Judge",),
     "judges.backends.local": ("LocalJudge",),
     "judges.backends.ocr": ("TextReader",),
@@ -253,6 +254,7 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.metrics.text_image.clip_score import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
     from lightning_imgmetrics.metrics.text_image.hpsv3 import HPSv3
     from lightning_imgmetrics.metrics.text_image.preference import HPSv2, ImageReward, PickScore
+    from lightning_imgmetrics.models.detection.detections import Detection
     from lightning_imgmetrics.per_prompt import PerPrompt
     from lightning_imgmetrics.presets import PRESETS
     from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem
@@ -261,7 +263,7 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.prompt_benchmarks.gedit_bench import GEditBench
     from lightning_imgmetrics.prompt_benchmarks.genai_bench import GenAIBench
     from lightning_imgmetrics.prompt_benchmarks.geneval.metric import GenEval
-    from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Detection, GenEvalPrompt
+    from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import GenEvalPrompt
     from lightning_imgmetrics.prompt_benchmarks.text_rendering.metric import TextRendering
     from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import TextTarget
     from lightning_imgmetrics.prompt_benchmarks.tifa.generate import generate_questions, write_tifa

@@ -15,8 +15,9 @@ from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.backends.server import ServerJudge
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
-from lightning_imgmetrics.metrics.base.score_metric import PairwiseMetric, ScoreMetric
+from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import inception
+from lightning_imgmetrics.metrics.human.win_rate import PairwiseMetric
 from lightning_imgmetrics.models.registry import MODELS
 from lightning_imgmetrics.per_prompt import PerPrompt
 from lightning_imgmetrics.presets import PRESETS

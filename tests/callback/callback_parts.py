@@ -144,3 +144,10 @@ def rank_trainer(rank: int, size: int, folder: str, *callbacks: Any, **kwargs: A
     if size > 1:
         kwargs |= {"strategy": "ddp", "devices": 1, "num_nodes": size, "plugins": [PoolRank(rank, size)]}
     return trainer(folder, *callbacks, **kwargs)
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
+    return accumulator.Reload()

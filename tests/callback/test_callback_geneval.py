@@ -9,9 +9,10 @@ import pytest
 from callback_parts import Painter, loaders, monitor, rank_trainer, values
 from helpers.detectors import save_detector
 
+from lightning_imgmetrics.models.detection.detections import CLASSES
 from lightning_imgmetrics.models.detection.mask2former import DetectorExtractor
 from lightning_imgmetrics.prompt_benchmarks.geneval.metric import GenEval
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import CLASSES, Clause, GenEvalPrompt
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Clause, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import Rules
 
 PROMPTS = [

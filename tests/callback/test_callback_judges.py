@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from callback_parts import PROMPTS, Painter, loaders, monitor, rank_trainer, trainer, values
+from callback_parts import PROMPTS, Painter, events, loaders, monitor, rank_trainer, trainer, values
 from helpers.judges import Grade, ScriptedJudge, chance, texts_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from test_callback_writers import events
 from torch import Tensor
 
 from lightning_imgmetrics import FrechetDistance, ImageMetricsCallback

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from callback_parts import PROMPTS, Painter, Pixels, loaders, monitor, trainer, values
+from callback_parts import PROMPTS, Painter, Pixels, events, loaders, monitor, trainer, values
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
@@ -59,13 +59,6 @@ class Numbers(Logger):
 
 
 # TensorBoard
-
-
-def events(folder: Path) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0, "tensors": 0})
-    return accumulator.Reload()
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from torch import Tensor
 from lightning_imgmetrics import METRICS
 from lightning_imgmetrics.judges.backends.base import Question
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import QWEN_FACETS
+from lightning_imgmetrics.models.detection.detections import Detection
 from lightning_imgmetrics.models.detection.mask2former import DetectorExtractor
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem, GenAiPrompts
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion, TifaQuestion
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Clause, Detection, GenEvalPrompt
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Clause, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import Rules
 from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import TextTarget
 

@@ -10,10 +10,9 @@ from lightning_imgmetrics.errors import ValueRangeError
 from lightning_imgmetrics.judges.backends.base import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.queries import Ask
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, fenced
-from lightning_imgmetrics.judges.parsing.decisions import choice_of, yes_no
+from lightning_imgmetrics.judges.parsing.decisions import choice_of, literal_choice, yes_no
 from lightning_imgmetrics.judges.parsing.json_text import after_thinking
 from lightning_imgmetrics.judges.parsing.refusals import refused
-from lightning_imgmetrics.prompt_benchmarks.base.question_scores import literal_choice
 
 _LOOK = "Look at the picture, and answer the question about it."
 _READ = "Read the description, and answer the question by what it says and nothing else."

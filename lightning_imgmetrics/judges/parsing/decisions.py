@@ -155,3 +155,14 @@ def _words(text: str) -> str:
 def _plain(text: str) -> str:
     """The answer in lower case without quotation marks and emphasis; "" where it was cut off."""
     return re.sub(r"[_\u201c\u201d\"]", "", plain(text)).lower().strip()
+
+
+def literal_choice(answer: str, choices: Sequence[str]) -> int | None:
+    """Position of the choice that the answer is, to the letter or else but for case and outer space; None if none is.
+
+    The published code asks for the letter, and leaves the rest to an embedding that knows no case.
+    """
+    if answer in choices:
+        return list(choices).index(answer)
+    plain = answer.strip().casefold()
+    return next((i for i, choice in enumerate(choices) if choice.strip().casefold() == plain), None)

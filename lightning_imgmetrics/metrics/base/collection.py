@@ -13,7 +13,6 @@ from torchmetrics import MetricCollection
 
 from lightning_imgmetrics._distributed import longer, rendezvous
 from lightning_imgmetrics.errors import ImgMetricsError
-from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.base.state_file import check_names, read_states, require_shared, save_states
@@ -124,7 +123,7 @@ class Members(MetricCollection):
 
     def rationales(self) -> dict[str, dict[int, str]]:
         """name -> {sample id: why the judge decided so} of this process, for metrics that give reasons."""
-        return {name: m.rationales() for name, m in self.named().items() if isinstance(m, VerdictMetric)}
+        return {name: reasons for name, m in self.named().items() if (reasons := m.rationales())}
 
     def reset_all(self) -> None:
         """Forget everything, also the references of metrics with `reset_real_features=False`."""

@@ -152,6 +152,14 @@ class ImageMetric(StreamMetric):
             self._memo[key] = seen, compute()
         return self._memo[key][1]
 
+    def records(self) -> list[dict[str, Any]]:
+        """One record per sample of this process, for metrics that keep them: what was asked, answered and concluded."""
+        return []
+
+    def rationales(self) -> dict[int, str]:
+        """id -> why the sample has its score, for metrics that give reasons."""
+        return {}
+
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot the current value, one given value or Result, or a history of them; returns (figure, axes)."""
         require("matplotlib", "plot")

@@ -11,8 +11,8 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.entropy import class_probabilities, inception_score, vendi_score
 from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import DeviationMetric, DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.distribution.base import DeviationMetric, DistributionMetric
 from lightning_imgmetrics.metrics.distribution.feature_bank import Network
 from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of, unit_rows
 from lightning_imgmetrics.models.base.extractor import Extractor

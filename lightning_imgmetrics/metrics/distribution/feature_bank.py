@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, UnknownName
 from lightning_imgmetrics.functional.manifold import nearest
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import network_of
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.bank import Bank

@@ -13,8 +13,8 @@ from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, frechet_to_factor, psd_factor
 from lightning_imgmetrics.functional.intervals import extrapolate, jackknife
 from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.moments import UNKNOWN, GroupedMoments, Moments

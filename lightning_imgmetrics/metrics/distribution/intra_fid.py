@@ -12,8 +12,8 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, psd_factor, row_factor
 from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.states.bank import Bank

@@ -17,8 +17,8 @@ from lightning_imgmetrics.functional.mmd import (
     subset_polynomial_mmd,
 )
 from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import DeviationMetric, DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.distribution.base import DeviationMetric, DistributionMetric
 from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric, Network
 from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of, unit_rows
 from lightning_imgmetrics.models.base.extractor import Extractor

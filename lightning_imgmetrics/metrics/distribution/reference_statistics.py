@@ -19,8 +19,8 @@ from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.data.stats import PublicStatistics, read_statistics
 from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, SignatureMismatch
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import PARTS_OF_STREAM, Stream
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import inception, unit_rows
 from lightning_imgmetrics.metrics.distribution.mmd import CLIPMaximumMeanDiscrepancy
 from lightning_imgmetrics.models.base.extractor import Extractor

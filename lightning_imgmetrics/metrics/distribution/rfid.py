@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
 from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
 from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.frechet import FrechetDistance
 from lightning_imgmetrics.metrics.distribution.inception_protocols import network_of
 from lightning_imgmetrics.models.base.extractor import Extractor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,30 +14,13 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError, UnknownName, ValueRangeError
 from lightning_imgmetrics.functional.pixel import check_pair, check_positive, luma
 from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.pixel_metric import by_size
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.base.streams import Ids
 from lightning_imgmetrics.models.base.extractor import Extractor, Features, PixelExtractor
 
 Range = float | tuple[float, float]
 _EIGHT_BITS = (None, 1, 255, (0, 1), (0, 255))  # ranges that also say what uint8 holds
-
-
-class PixelMetric(ScoreMetric):
-    """A score of each image by its pixels alone: `scores_of` gets lists of images, no network is run."""
-
-    extractor: Extractor = PixelExtractor()
-    layers = ("pixels",)
-
-    def update(self, images: Images, ids: Ids | None = None) -> None:
-        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
-
-    def scores_of(self, features: Features, **_: Any) -> Tensor:
-        return by_size(self.measure, features["pixels"])
-
-    @abstractmethod
-    def measure(self, images: Tensor) -> Tensor:
-        """Images of one size (n, 3, h, w), float32 in [0, 1] -> (n,), or (n, 1 + k) with `columns`."""
 
 
 class PairMetric(ScoreMetric):
@@ -216,14 +199,3 @@ def require_same_sizes(
     for i, (x, y) in enumerate(zip(preds, target, strict=True)):
         if x.shape != y.shape:
             raise ShapeError(f"{told}, got {tuple(x.shape)} and {tuple(y.shape)} for pair {i}")
-
-
-def by_size(function: Callable[..., Tensor], *columns: Sequence[Tensor]) -> Tensor:
-    """`function` of the columns' images (3, h, w), stacked as long as consecutive ones have one size -> (n, ...)."""
-    parts, start, n = [], 0, len(columns[0])
-    while start < n:
-        shape = columns[0][start].shape
-        stop = next((i for i in range(start, n) if columns[0][i].shape != shape), n)
-        parts.append(function(*(torch.stack(list(column[start:stop])) for column in columns)))
-        start = stop
-    return torch.cat(parts)

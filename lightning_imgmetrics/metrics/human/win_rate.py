@@ -4,10 +4,37 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lightning_imgmetrics.errors import NotEnoughSamples
+import torch
+from torch import Tensor
+
+from lightning_imgmetrics._shapes import bind_shapes
+from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
 from lightning_imgmetrics.functional.intervals import win_interval
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.score_metric import PairwiseMetric
+from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary
+from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.models.base.extractor import Features
+from lightning_imgmetrics.states.tables import Reservoir
+
+
+class PairwiseMetric(ImageMetric):
+    """A table of comparisons: contestant `a` against `b`, outcome 1 (a wins), 0.5 (tie) or 0 (b wins)."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.add_stream("pairs", Stream(Reservoir(None, 3), 4))
+
+    def update(self, a: Tensor, b: Tensor, outcome: Tensor, ids: Ids | None = None) -> None:
+        """Add comparisons: contestants (n,) int and (n,) int, outcomes (n,) in {0, 0.5, 1}."""
+        if any(torch.as_tensor(x).is_floating_point() for x in (a, b)):
+            raise ValueRangeError("`a` and `b` must be integers that name contestants, got floats")
+        a, b, outcome = (torch.as_tensor(x, device=self._home).double() for x in (a, b, outcome))
+        bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))
+        if not torch.isin(outcome, outcome.new_tensor([0, 0.5, 1])).all():
+            raise ValueRangeError(f"`outcome` must be 1, 0.5 or 0, got {outcome.unique().tolist()}")
+        self.absorb("pairs", torch.stack([a, b, outcome], 1), ids)
+
+    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+        raise TypeError(f"{self.name} compares ratings, not images: call `update`")
 
 
 class WinRate(PairwiseMetric):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.functional import photometry, sharpness
-from lightning_imgmetrics.metrics.full_reference.base import PixelMetric
+from lightning_imgmetrics.metrics.base.pixel_metric import PixelMetric
 
 
 class Sharpness(PixelMetric):

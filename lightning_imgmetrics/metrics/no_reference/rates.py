@@ -14,9 +14,9 @@ from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.functional.intervals import wilson_interval
 from lightning_imgmetrics.functional.photometry import black, blank
 from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.pixel_metric import PixelMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.base.streams import Ids
-from lightning_imgmetrics.metrics.full_reference.base import PixelMetric
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.scorers.classifier import ClassifierExtractor
 

@@ -19,7 +19,7 @@ from lightning_imgmetrics.errors import UnknownName, ValueRangeError, WeightsMis
 from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
 from lightning_imgmetrics.models.base.network import in_parts, require_fit
 from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import CLASSES, Box, Detection
+from lightning_imgmetrics.models.detection.detections import CLASSES, Box, Detection
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 _SIZES = {"coco": {"size": {"shortest_edge": 800, "longest_edge": 1333}}, "processor": {}}

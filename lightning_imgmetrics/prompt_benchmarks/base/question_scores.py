@@ -45,17 +45,6 @@ def dpg_category(text: str) -> tuple[str, str]:
     return detailed.split("-")[0].strip(), detailed
 
 
-def literal_choice(answer: str, choices: Sequence[str]) -> int | None:
-    """Position of the choice that the answer is, to the letter or else but for case and outer space; None if none is.
-
-    The published code asks for the letter, and leaves the rest to an embedding that knows no case.
-    """
-    if answer in choices:
-        return list(choices).index(answer)
-    plain = answer.strip().casefold()
-    return next((i for i, choice in enumerate(choices) if choice.strip().casefold() == plain), None)
-
-
 def closest_choice(answer: Tensor, choices: Tensor) -> int:
     """Position of the choice with the largest cosine to the answer, the first of equals.
 

@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.models.detection.detections import COLORS, Detection
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import COLORS, Detection
 
 CLIP_L14 = "openai/clip-vit-large-patch14"
 COLOR_PROMPTS = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_imgmetrics.data.records import json_values, parsed, placed
 from lightning_imgmetrics.errors import UnreadableQuestions
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import CLASSES, COCO_NAMES, Detection, RunLengths
+from lightning_imgmetrics.models.detection.detections import CLASSES, COCO_NAMES, Detection, RunLengths
 
 _LAYOUT = re.compile(r"(?:^|[/\\])([0-9]{5}/samples/[0-9]+\.\w+)$")
 _IMAGE = ("image", "file", "file_name", "filename", "path", "id")

@@ -16,6 +16,7 @@ from lightning_imgmetrics.judges.metrics.queries import Sample, Verdict
 from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
 from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.detection.detections import Detection
 from lightning_imgmetrics.models.detection.mask2former import MASK2FORMER, DetectorExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, category_of, ratio_error, records_of
@@ -23,7 +24,7 @@ from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric, 
 from lightning_imgmetrics.prompt_benchmarks.geneval.colors import CLIP_L14, ColorClassifier
 from lightning_imgmetrics.prompt_benchmarks.geneval.detections_file import read_detections
 from lightning_imgmetrics.prompt_benchmarks.geneval.files import read_geneval
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import TASKS, Detection, GenEvalPrompt
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import TASKS, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import PUBLISHED, Rules, check, geneval_scores, select
 
 Found = Mapping[int, Sequence[Detection]]

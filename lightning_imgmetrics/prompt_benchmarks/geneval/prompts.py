@@ -1,112 +1,18 @@
-"""What GenEval speaks of: object names, colors, relations, prompts, and objects that were detected in an image."""
+"""GenEval's prompts: the objects, counts, colors and positions that an image must show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import isfinite
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+from lightning_imgmetrics.errors import UnreadableQuestions
+from lightning_imgmetrics.models.detection.detections import CLASSES, COLORS, is_count
 
-from lightning_imgmetrics.errors import UnknownName, UnreadableQuestions, ValueRangeError
-
-# COCO's 80 objects in its order, under the names that the prompts use: COCO itself says mouse, remote and keyboard.
-_NAMES = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
-    "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
-    "handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, "
-    "skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, "
-    "sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining "
-    "table, toilet, tv, laptop, computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, "
-    "toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
-)
-CLASSES = tuple(_NAMES.split(", "))
-COCO_NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-Box = tuple[float, float, float, float]
-
-_KNOWN = frozenset(CLASSES)
 _INCLUDE = {"class", "count", "color", "position"}
 _EXCLUDE = {"class", "count"}
-
-
-@dataclass(frozen=True, eq=False)
-class RunLengths:
-    """A mask as COCO stores it: runs of 0 and 1 in turn, beginning with 0, down the columns of (h, w) = `size`."""
-
-    size: tuple[int, int]
-    runs: Tensor
-
-    @classmethod
-    def of(cls, stored: Any) -> RunLengths:
-        """{"size": [h, w], "counts": runs or COCO's string of them}; ValueRangeError for anything else."""
-        size, counts = (stored.get(key) for key in ("size", "counts")) if isinstance(stored, Mapping) else (None, None)
-        if not isinstance(size, list) or len(size) != 2 or not all(_is_count(x) for x in size):
-            raise ValueRangeError(f'a mask must be {{"size": [h, w], "counts": ...}}, got {str(stored)[:80]}')
-        runs = _runs(counts) if isinstance(counts, str) else counts
-        if not isinstance(runs, list) or not all(type(x) is int and x >= 0 for x in runs):
-            raise ValueRangeError(f'"counts" of a mask must be lengths of runs, got {str(counts)[:80]}')
-        if sum(runs) != size[0] * size[1]:
-            raise ValueRangeError(f"a mask of {size[0]} x {size[1]} must have runs of as many pixels, got {sum(runs)}")
-        return cls((size[0], size[1]), torch.tensor(runs))
-
-    def pixels(self) -> Tensor:
-        """The mask, bool (h, w)."""
-        height, width = self.size
-        return (torch.arange(len(self.runs)) % 2 == 1).repeat_interleave(self.runs).view(width, height).T.contiguous()
-
-
-def _runs(text: str) -> list[int]:
-    """COCO's string: numbers in groups of 5 bits, low ones first; from the fourth on, the change against two before."""
-    runs: list[int] = []
-    value = shift = 0
-    for code in text.encode():
-        code -= 48
-        if not 0 <= code < 64:
-            raise ValueRangeError(f'"counts" of a mask is no string of COCO: it holds {chr(code + 48)!r}')
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:
-            value -= (code & 16) << shift - 4  # the sign
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueRangeError('"counts" of a mask ends within a number')
-    return runs
-
-
-@dataclass(frozen=True)
-class Detection:
-    """An object in an image: one of `CLASSES`, a score, and the box (x0, y0, x1, y1) in pixels, the ends not included.
-
-    `mask`: bool (h, w) of the whole image, as a tensor or in runs. `color`: one of `COLORS`, where it is known.
-    UnknownName: another class or color. ValueRangeError: a score or box that is not finite, or a box turned around.
-    """
-
-    label: str
-    score: float
-    box: Box
-    mask: Tensor | RunLengths | None = field(default=None, compare=False, repr=False)
-    color: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.label not in _KNOWN:
-            raise UnknownName("label", self.label, CLASSES)
-        if self.color is not None and self.color not in COLORS:
-            raise UnknownName("color", self.color, COLORS)
-        left, top, right, bottom = self.box
-        if not all(isfinite(x) for x in (self.score, *self.box)) or left > right or top > bottom:
-            raise ValueRangeError(
-                f"a detection must have a finite score and a box x0 <= x1, y0 <= y1, got {self.score} and {self.box}"
-            )
-
-    def pixels(self) -> Tensor | None:
-        """The mask, bool (h, w); None where there is none."""
-        return self.mask.pixels() if isinstance(self.mask, RunLengths) else self.mask
 
 
 @dataclass(frozen=True)
@@ -149,9 +55,9 @@ def _clause(row: Any, place: int, known: set[str]) -> Clause:
     if not isinstance(row, Mapping) or not row.keys() <= known:  # what is not known would not be checked
         raise UnreadableQuestions(f"a clause must be an object with {', '.join(sorted(known))}, got {str(row)[:80]}")
     label, count, color, position = (row.get(key) for key in ("class", "count", "color", "position"))
-    if not isinstance(label, str) or label not in _KNOWN:
+    if not isinstance(label, str) or label not in CLASSES:
         raise UnreadableQuestions(f'"class" must be one of the 80 object names of GenEval, got {label!r}')
-    if not _is_count(count):
+    if not is_count(count):
         raise UnreadableQuestions(f'"count" of {label!r} must be a whole number from 1 on, got {count!r}')
     if "color" in row:
         _require_one("color", color, COLORS)
@@ -169,7 +75,3 @@ def _clause(row: Any, place: int, known: set[str]) -> Clause:
 def _require_one(key: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UnreadableQuestions(f'"{key}" must be one of {", ".join(known)}, got {value!r}')
-
-
-def _is_count(x: object) -> TypeGuard[int]:
-    return type(x) is int and x >= 1

@@ -12,7 +12,8 @@ from math import copysign, hypot
 from typing import NamedTuple
 
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import COLORS, TASKS, Box, Clause, Detection, GenEvalPrompt
+from lightning_imgmetrics.models.detection.detections import COLORS, Box, Detection
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import TASKS, Clause, GenEvalPrompt
 
 Objects = Mapping[str, Sequence[Detection]]  # class -> its detections, the most certain first
 ColorsOf = Callable[[Sequence[Detection]], Sequence[str]]

@@ -15,11 +15,12 @@ from lightning_imgmetrics.judges.backends.base import Decoding, Judge
 from lightning_imgmetrics.judges.metrics.closed_questions import choice_ask, short_ask
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import wording_digest
+from lightning_imgmetrics.judges.parsing.decisions import literal_choice
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.prompt_benchmarks.base.benchmark_metric import BenchmarkMetric
 from lightning_imgmetrics.prompt_benchmarks.base.categories import mean_known, records_of, sample_deviation
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import TifaQuestion, read_tifa
-from lightning_imgmetrics.prompt_benchmarks.base.question_scores import closest_choice, literal_choice
+from lightning_imgmetrics.prompt_benchmarks.base.question_scores import closest_choice
 from lightning_imgmetrics.prompt_benchmarks.tifa.sentence_embedder import SentenceEmbedder
 
 _MATCHING = ("choices", "free")

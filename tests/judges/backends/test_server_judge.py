@@ -404,7 +404,8 @@ def test_a_budget_needs_counts() -> None:
 def stopped_run(server: OpenAIServer, how: signal.Signals, kept: int, cache: Path) -> subprocess.Popen[str]:
     """A process that asks 40 questions, 4 at a time, and is stopped when it has kept so many answers."""
     code = (
-        "import torch; from helpers.openai_server import questions; from lightning_imgmetrics.judges.backends.base import Decoding\n"
+        "import torch; from helpers.openai_server import questions\n"
+        "from lightning_imgmetrics.judges.backends.base import Decoding\n"
         "from lightning_imgmetrics.judges.backends.server import ServerJudge\n"
         f"judge = ServerJudge('m', {server.url!r}, concurrency=4)\n"
         "judge.ask(questions(40), Decoding(), torch.device('cpu'))"

@@ -11,7 +11,6 @@ import torch
 from conftest import random_images
 from helpers.judge_cases import JUDGED, dpg_questions, given, make, picked, tifa_questions
 from helpers.judges import Grade, ScriptedJudge
-from test_calibration import measure
 
 from lightning_imgmetrics.judges.backends.base import Decoding
 from lightning_imgmetrics.judges.calibration.judge_calibration import JudgeCalibration
@@ -116,7 +115,7 @@ def test_a_score_at_its_bound(level: int) -> None:
 def test_calibrations_are_what_compute_returns() -> None:
     judge = ScriptedJudge()
     ratings = {0: 1, 1: 2, 2: 3}
-    found = measure(ratings, ratings, resamples=20)
+    found = JudgeCalibration.measure(ratings, ratings, resamples=20)
     assert RubricJudge(judge, calibration=found).calibration is found
     for wrong in ("x", 3, found.to_json(), JudgeCalibration(RubricJudge(judge), ratings)):
         with pytest.raises(TypeError, match=f"`calibration` must be .*, got {type(wrong).__name__}"):

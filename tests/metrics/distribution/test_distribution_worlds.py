@@ -33,7 +33,7 @@ from lightning_imgmetrics import (
     VendiScore,
 )
 from lightning_imgmetrics.errors import NotEnoughSamples
-from lightning_imgmetrics.metrics.base.score_metric import DistributionMetric
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.entropy import SetMetric
 
 N = 64

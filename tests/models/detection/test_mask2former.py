@@ -26,10 +26,10 @@ from lightning_imgmetrics.errors import (
     ValueRangeError,
     WeightsMismatch,
 )
+from lightning_imgmetrics.models.detection.detections import CLASSES, COLORS, Box, Detection, RunLengths
 from lightning_imgmetrics.models.detection.mask2former import MASK2FORMER, DetectorExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.prompt_benchmarks.geneval.colors import CLIP_L14, ColorClassifier, object_crop
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import CLASSES, COLORS, Box, Detection, RunLengths
 
 CPU = torch.device("cpu")
 SIZES = [(64, 64), (40, 90), (64, 64), (130, 50)]

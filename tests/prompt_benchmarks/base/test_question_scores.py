@@ -24,15 +24,11 @@ from lightning_imgmetrics.errors import (
     ValueRangeError,
 )
 from lightning_imgmetrics.judges.backends.base import Question
+from lightning_imgmetrics.judges.parsing.decisions import literal_choice
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import GEDIT_GROUPS, group_means
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem, GenAiPrompts
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion, TifaQuestion
-from lightning_imgmetrics.prompt_benchmarks.base.question_scores import (
-    closest_choice,
-    dependent_scores,
-    dpg_category,
-    literal_choice,
-)
+from lightning_imgmetrics.prompt_benchmarks.base.question_scores import closest_choice, dependent_scores, dpg_category
 from lightning_imgmetrics.prompt_benchmarks.dpg_bench import DPGBench
 from lightning_imgmetrics.prompt_benchmarks.gedit_bench import GEditBench
 from lightning_imgmetrics.prompt_benchmarks.genai_bench import GenAIBench

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from lightning_imgmetrics.errors import UnreadableQuestions, ValueRangeError
+from lightning_imgmetrics.models.detection.detections import Detection, RunLengths
 from lightning_imgmetrics.prompt_benchmarks.geneval.detections_file import read_detections
 from lightning_imgmetrics.prompt_benchmarks.geneval.files import GenEvalImage, geneval_images, read_geneval
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Clause, Detection, GenEvalPrompt, RunLengths
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import Clause, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import judge
 
 CATS = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "exclude": [{"class": "cat", "count": 3}]}

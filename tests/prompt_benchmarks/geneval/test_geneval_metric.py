@@ -27,18 +27,12 @@ from lightning_imgmetrics.errors import (
     UnreadableQuestions,
     ValueRangeError,
 )
+from lightning_imgmetrics.models.detection.detections import CLASSES, COLORS, Detection
 from lightning_imgmetrics.models.detection.mask2former import MASK2FORMER, DetectorExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.prompt_benchmarks.geneval.colors import CLIP_L14, ColorClassifier
 from lightning_imgmetrics.prompt_benchmarks.geneval.metric import GenEval
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import (
-    CLASSES,
-    COLORS,
-    TASKS,
-    Clause,
-    Detection,
-    GenEvalPrompt,
-)
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import TASKS, Clause, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import PUBLISHED, Rules, geneval_scores, judge
 
 CPU = torch.device("cpu")

@@ -18,16 +18,8 @@ from lightning_imgmetrics.errors import (
     UnreadableQuestions,
     ValueRangeError,
 )
-from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import (
-    CLASSES,
-    COLORS,
-    RELATIONS,
-    TASKS,
-    Box,
-    Clause,
-    Detection,
-    GenEvalPrompt,
-)
+from lightning_imgmetrics.models.detection.detections import CLASSES, COLORS, Box, Detection
+from lightning_imgmetrics.prompt_benchmarks.geneval.prompts import RELATIONS, TASKS, Clause, GenEvalPrompt
 from lightning_imgmetrics.prompt_benchmarks.geneval.rules import (
     Rules,
     box_overlap,
