@@ -21,14 +21,10 @@ def world(group: Any = None) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
-def patience() -> float:
-    """Seconds a rank waits for the others at a point all ranks reach together (`IMGMETRICS_SYNC_TIMEOUT`, 45)."""
-    return float(os.environ.get("IMGMETRICS_SYNC_TIMEOUT", "45"))
-
-
-def longer(seconds: float | None) -> float:
-    """`patience()`, or `seconds` where that is more."""
-    return max(patience(), seconds or 0.0)
+def sync_timeout(minimum: float | None = None) -> float:
+    """Seconds a rank waits for the others at a point that all reach: `IMGMETRICS_SYNC_TIMEOUT` (45), or `minimum`
+    where that is more."""
+    return max(float(os.environ.get("IMGMETRICS_SYNC_TIMEOUT", "45")), minimum or 0.0)
 
 
 def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, failure: str = "") -> None:
@@ -50,7 +46,7 @@ def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, fa
     store.set(f"{key}/{rank}", "")
     if store.add(f"{key}/count", 1) == size or failure:
         store.set(f"{key}/go", "")
-    seconds = patience() if timeout is None else timeout
+    seconds = sync_timeout() if timeout is None else timeout
     try:
         store.wait([f"{key}/go"], timedelta(seconds=seconds))
     except (dist.DistStoreError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchmetrics import MetricCollection
 
-from lightning_imgmetrics._distributed import longer, rendezvous
+from lightning_imgmetrics._distributed import rendezvous, sync_timeout
 from lightning_imgmetrics.errors import ImgMetricsError
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
@@ -97,7 +97,7 @@ class Members(MetricCollection):
         members = list(self.named().values())
         waiting = [m.patience for m in members if m.patience is not None and not m._is_synced]
         if waiting:  # for all of them: what makes a rank late holds up the sync of the first
-            rendezvous("MetricSuite.compute()", members[0].process_group, timeout=longer(max(waiting)))
+            rendezvous("MetricSuite.compute()", members[0].process_group, timeout=sync_timeout(max(waiting)))
         flags = [(m, m._to_sync, m._should_unsync) for m in members if not m._is_synced]
         try:
             for m in members:

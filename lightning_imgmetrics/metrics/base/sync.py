@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lightning_imgmetrics._distributed import gather_rows, longer, rendezvous, sum_, world
+from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, sync_timeout, world
 from lightning_imgmetrics.metrics.base.streams import Streams
 from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.hash import uniform_hash
@@ -70,7 +70,7 @@ class StreamMetric(Streams):
                 super()._sync_dist(dist_sync_fn, process_group)
                 return
             group = process_group or self.process_group
-            rendezvous(f"{type(self).__name__}.compute()", group, timeout=longer(self.patience))
+            rendezvous(f"{type(self).__name__}.compute()", group, timeout=sync_timeout(self.patience))
             reduce = functools.partial(sum_, group=group)
             tables = [self._travelling(name, group) for name in self._blanks]
             for name, rows in zip(self._blanks, gather_rows(tables, group), strict=True):
