@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_imgmetrics._compat.torch import default_store
 from lightning_imgmetrics.errors import MissingRanks
 
 
@@ -37,7 +38,7 @@ def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, fa
     rank, size = world(group)
     if size == 1:
         return
-    store = dist.distributed_c10d._get_default_store()
+    store = default_store()
     scope = f"imgmetrics/{'world' if group is None else group.group_name}"
     # Each rank counts its calls in the store itself, whose life is that of the process group.
     key = f"{scope}/{store.add(f'{scope}/calls/{rank}', 1)}"

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lightning_imgmetrics"
 ROWS = (
-    ("errors", "result", "_shapes", "_precision", "_images", "_distributed", "_files", "_version"),
+    ("errors", "result", "_compat", "_shapes", "_precision", "_images", "_distributed", "_files", "_version"),
     ("functional", "states", "models", "data", "report"),
     ("metrics",),
     ("judges",),

@@ -126,11 +126,11 @@ class ClipExtractor(PretrainedExtractor):
 
     def _from_file(self, config: Any) -> tuple[Any, bool]:
         """The network with the tensors of a file, and whether they are open_clip's."""
-        from transformers import AutoModel
+        from transformers import MODEL_MAPPING
 
         path = self._open_clip_weights() if self.weights is None else find_weights(self.card, self._path)
         tensors = load_tensors(self.card, path)
-        kind, foreign = AutoModel._model_mapping[type(config)], open_clip.is_open_clip(tensors)
+        kind, foreign = MODEL_MAPPING[type(config)], open_clip.is_open_clip(tensors)
         return assembled(kind, config, open_clip.clip_keys(tensors) if foreign else tensors, str(path)), foreign
 
     def _open_clip_weights(self) -> Path:

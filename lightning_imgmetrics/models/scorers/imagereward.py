@@ -78,8 +78,7 @@ class ImageRewardExtractor(FileNetwork, Scorer):
         return "imagereward", self.weights, self.tokenizer
 
     def load(self) -> nn.Module:
-        from transformers import BlipVisionModel
-        from transformers.models.blip.modeling_blip_text import BlipTextModel
+        from transformers import BlipTextModel, BlipVisionModel
 
         path = find_weights(self.card, self.weights)
         tensors = {k: x for k, x in load_tensors(self.card, path).items() if not k.startswith(_UNUSED)}
@@ -142,7 +141,7 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
 
     WeightsMismatch where the tensors that tell the sizes are missing or of another kind.
     """
-    from transformers.models.blip.configuration_blip import BlipTextConfig, BlipVisionConfig
+    from transformers import BlipTextConfig, BlipVisionConfig
 
     _require_sizes(shapes, source)
     hidden, width = shapes[_POSITIONS][-1], shapes[_WORDS][-1]
@@ -155,6 +154,7 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
         patch_size=shapes[_PATCHES][-1],
         hidden_act="gelu",
         layer_norm_eps=1e-6,
+        attn_implementation="eager",
     )
     text = BlipTextConfig(
         vocab_size=shapes[_WORDS][0],
@@ -168,8 +168,8 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
         layer_norm_eps=1e-12,
         pad_token_id=0,
         is_decoder=True,  # or it would have no cross-attention; each call still masks as an encoder does
+        attn_implementation="eager",
     )
-    text._attn_implementation = vision._attn_implementation = "eager"
     return vision, text
 
 
