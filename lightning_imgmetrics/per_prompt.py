@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets
 from lightning_imgmetrics.errors import JudgeFailed, NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.intervals import clustered_wilson_interval
-from lightning_imgmetrics.functional.prompts import (
+from lightning_imgmetrics.functional.prompt_statistics import (
     PromptStatistics,
     best_of_k,
     intraclass_correlation,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_imgmetrics.data.archives import TarImages, ZipImages
 from lightning_imgmetrics.data.arrays import ArrayImages
-from lightning_imgmetrics.data.hub import HF, TORCHVISION, hf_images, torchvision_dataset
+from lightning_imgmetrics.data.named_datasets import HF, TORCHVISION, hf_images, torchvision_dataset
 from lightning_imgmetrics.data.sources import DatasetImages, ImageFolder, ImageSource
 from lightning_imgmetrics.errors import ShapeError, UnknownName, UnreadableImage
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning_imgmetrics.data.hub import HF, hf_column
+from lightning_imgmetrics.data.named_datasets import HF, hf_column
 from lightning_imgmetrics.data.records import table_rows, text_of
 from lightning_imgmetrics.data.sources import EXTENSIONS, files_below
 from lightning_imgmetrics.errors import ShapeError

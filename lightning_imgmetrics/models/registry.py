@@ -38,9 +38,9 @@ MODELS: dict[str, Callable[..., Network]] = {
         _made, "encoders.clip.ClipExtractor", model="google/siglip-so400m-patch14-384"
     ),
     "bioclip-2": partial(_made, "encoders.clip.ClipExtractor", model="imageomics/bioclip-2"),
-    "pickscore": partial(_made, "scorers.preference.pickscore"),
-    "hpsv2-v2.1": partial(_made, "scorers.preference.hpsv2", version="v2.1"),
-    "hpsv2-v2.0": partial(_made, "scorers.preference.hpsv2", version="v2.0"),
+    "pickscore": partial(_made, "scorers.clip_preference.pickscore"),
+    "hpsv2-v2.1": partial(_made, "scorers.clip_preference.hpsv2", version="v2.1"),
+    "hpsv2-v2.0": partial(_made, "scorers.clip_preference.hpsv2", version="v2.0"),
     "clip-iqa": partial(_made, "encoders.clip_resnet.ClipResNetExtractor"),
     "imagereward": partial(_made, "scorers.imagereward.ImageRewardExtractor"),
     "hpsv3": partial(_made, "scorers.hpsv3.HPSv3Extractor"),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_imgmetrics._files import write_atomically
-from lightning_imgmetrics.data.stats import FORMATS, read_statistics
+from lightning_imgmetrics.data.statistics_files import FORMATS, read_statistics
 from lightning_imgmetrics.errors import IncompatibleStates, NonFiniteFeatures
 
 

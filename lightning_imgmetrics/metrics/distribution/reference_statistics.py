@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._files import write_atomically
-from lightning_imgmetrics.data.stats import PublicStatistics, read_statistics
+from lightning_imgmetrics.data.statistics_files import PublicStatistics, read_statistics
 from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, SignatureMismatch
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.streams import PARTS_OF_STREAM, Stream

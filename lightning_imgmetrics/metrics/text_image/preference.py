@@ -10,8 +10,8 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, ScorerMetric
+from lightning_imgmetrics.models.scorers.clip_preference import HPSV2, PICKSCORE, VIT_H
 from lightning_imgmetrics.models.scorers.imagereward import TOKENIZER, ImageRewardExtractor
-from lightning_imgmetrics.models.scorers.preference import HPSV2, PICKSCORE, VIT_H
 
 
 class PickScore(CosineMetric):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lightning_imgmetrics.data.hub import HF, hf_column
+from lightning_imgmetrics.data.named_datasets import HF, hf_column
 from lightning_imgmetrics.data.records import Row, json_rows, json_value, refuse_duplicates, shown
 from lightning_imgmetrics.errors import UnreadableImage, UnreadableQuestions, require
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
-from lightning_imgmetrics.functional.prompts import (
+from lightning_imgmetrics.functional.prompt_statistics import (
     best_of_k,
     intraclass_correlation,
     prompt_mean,

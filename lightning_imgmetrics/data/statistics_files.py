@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics.data.pickled import load_arrays
+from lightning_imgmetrics.data.restricted_pickle import load_arrays
 from lightning_imgmetrics.errors import IncompatibleStates, NonFiniteFeatures
 
 FORMATS = {
