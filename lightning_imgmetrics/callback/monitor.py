@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lightning_imgmetrics._compat.lightning import find_weight_averaging, logging_without_logger
 from lightning_imgmetrics._distributed import rendezvous, world
 from lightning_imgmetrics._images import check_value_range
 from lightning_imgmetrics.callback.cadence import due_now, last_values, parse_cadence
@@ -24,7 +24,7 @@ from lightning_imgmetrics.callback.reference import measure_reference, validatio
 from lightning_imgmetrics.callback.sampler import accepted, module_sample
 from lightning_imgmetrics.callback.sampling import feed_samples, passes_for
 from lightning_imgmetrics.callback.schedule import Every
-from lightning_imgmetrics.callback.weights import borrowed, chosen_weights, find_averaging
+from lightning_imgmetrics.callback.weights import borrowed, chosen_weights
 from lightning_imgmetrics.callback.writers import Writer, writers_of
 from lightning_imgmetrics.data.images import ImageBatches, Source
 from lightning_imgmetrics.data.prompts import read_prompts
@@ -135,7 +135,7 @@ class ImageMetricsCallback(Callback):
     # Hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.weights == "ema" and stage == "fit" and find_averaging(trainer) is None:
+        if self.weights == "ema" and stage == "fit" and find_weight_averaging(trainer) is None:
             raise ValueError("`weights='ema'` needs Lightning's WeightAveraging (or EMAWeightAveraging) callback")
         self._writers = None
         self._last = None  # a resumed fit restores it
@@ -159,7 +159,7 @@ class ImageMetricsCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every.by_step and self.every.due(trainer.global_step, trainer.current_epoch, self._last):
-            averaging = find_averaging(trainer)
+            averaging = find_weight_averaging(trainer)
             if averaging is not None:  # its turn may come after ours; it counts a step once
                 averaging.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self.evaluate(trainer, pl_module, "on_train_batch_end")
@@ -321,8 +321,7 @@ class ImageMetricsCallback(Callback):
             return
         by_step = hook == "on_train_batch_end"
         dtype = torch.float32 if pl_module.device.type == "mps" else torch.float64
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You called `self.log.* but have no logger")
+        with logging_without_logger():
             for name, value in last_values(self.history, self.suite.named()).items():
                 # The writers have sent the values to the loggers. All ranks hold the same bits: their maximum is it.
                 pl_module.log(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_imgmetrics._compat.lightning import set_up_validation
 from lightning_imgmetrics._distributed import rendezvous, sum_, world
 from lightning_imgmetrics._files import cache_folder
 from lightning_imgmetrics.data.images import ImageBatches, content_hash
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 def validation_loader(trainer: Trainer) -> Any:
     """The trainer's (first) validation loader, the default reference; ValueError where it has none."""
     if trainer.val_dataloaders is None and trainer.state.fn == "fit" and trainer.enable_validation:
-        trainer.validating = True  # as Lightning does when the first epoch will validate
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
+        set_up_validation(trainer)
     loaders = trainer.val_dataloaders
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())

@@ -7,8 +7,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_imgmetrics._compat.lightning import (
+    callbacks_of,
+    find_weight_averaging,
+    has_averaged,
+    is_averaging,
+    swap_weights,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -32,15 +39,6 @@ def borrowed(module: LightningModule, gradients: bool) -> Iterator[None]:
         raise failure
 
 
-def find_averaging(trainer: Trainer) -> WeightAveraging | None:
-    """The trainer's weight averaging, if it has one."""
-    return next((c for c in _callbacks(trainer) if isinstance(c, WeightAveraging)), None)
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined]
-
-
 @contextmanager
 def chosen_weights(
     trainer: Trainer, module: LightningModule, guest: Callback, wanted: str, *, in_validation_end: bool
@@ -52,21 +50,20 @@ def chosen_weights(
     module holds there depends on which callback is listed first; swapping again undoes it, in place and exactly.
     An average that was never updated is a copy of the initial weights: "auto" takes the raw ones until then.
     """
-    averaging = find_averaging(trainer)
-    average = averaging._average_model if averaging is not None else None
-    if averaging is None or average is None:
+    averaging = find_weight_averaging(trainer)
+    if averaging is None or not is_averaging(averaging):
         yield "raw"
         return
-    order = _callbacks(trainer)
+    order = callbacks_of(trainer)
     swapped = in_validation_end and order.index(guest) < order.index(averaging)
-    label = "ema" if wanted != "raw" and int(average.n_averaged) > 0 else "raw"
+    label = "ema" if wanted != "raw" and has_averaged(averaging) else "raw"
     if swapped != (label == "ema"):
-        averaging._swap_models(module)
+        swap_weights(averaging, module)
     try:
         yield label
     except BaseException:
         if label == "ema":
-            averaging._swap_models(module)
+            swap_weights(averaging, module)
         raise
     if swapped != (label == "ema"):
-        averaging._swap_models(module)
+        swap_weights(averaging, module)
