@@ -124,13 +124,12 @@ def default_network(key: str) -> str:
     if "feature" in accepted(key) or "protocol" in accepted(key):
         return "inception"
     if "net_type" in taken:
-        return f"lpips-{taken['net_type'].default}"
+        return "lpips-alex"
     own = next((name for name in MODELS if name == key or name.startswith(f"{key}-")), None)
     if own is not None:
         return own
-    named = (
-        taken[name].default for name in ("network", "model_name_or_path", "model", "judge", "detector") if name in taken
-    )
+    named = [taken[name].default for name in ("network", "judge", "detector") if name in taken]
+    named.append(getattr(getattr(maker, "func", maker), "default_network", ""))
     return next((name for name in named if isinstance(name, str)), "")
 
 

@@ -52,6 +52,14 @@ MODELS: dict[str, Callable[..., Network]] = {
 }
 
 
+def one_network(network: Any, default: Any, **alias: Any) -> Any:
+    """What a constructor got as `network`, or under torchmetrics' name for it, the `alias`; TypeError for both."""
+    ((name, value),) = alias.items()
+    if network is not None and value is not None:
+        raise TypeError(f"`network` and `{name}` mean the same: give one of them, got {network!r} and {value!r}")
+    return next((chosen for chosen in (network, value) if chosen is not None), default)
+
+
 def extractor_of(
     network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor, **rules: Any
 ) -> tuple[Extractor, str]:

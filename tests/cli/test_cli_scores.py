@@ -114,13 +114,13 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 def test_preference_models(generated: list[Any], tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1, 32), "bias": torch.zeros(1)}, tmp_path / "head.pth")
     settings = {
-        "clip_score.model_name_or_path": "digits-clip",
-        "pickscore.model": "digits-clip",
-        "hpsv2.model": "digits-clip",
+        "clip_score.network": "digits-clip",
+        "pickscore.network": "digits-clip",
+        "hpsv2.network": "digits-clip",
         "hpsv2.weights": DIGITS / "model.safetensors",
         "hpsv2.scale": 100,
         "aesthetic.version": "v1",
-        "aesthetic.model": "digits-clip",
+        "aesthetic.network": "digits-clip",
         "aesthetic.head": tmp_path / "head.pth",
     }
     given = [x for key, value in settings.items() for x in ("--set", f"{key}={value}")]
@@ -134,8 +134,8 @@ def test_preference_models(generated: list[Any], tmp_path: Path) -> None:
     assert [float(row["saturation"]) for row in rows] == pytest.approx(saturation(images / 255).tolist(), rel=1e-6)
     prompts = [PROMPTS[i % 3] for i in range(N)]
     for key, arguments in (
-        ("clip_score", {"model_name_or_path": "digits-clip"}),
-        ("pickscore", {"model": "digits-clip"}),
+        ("clip_score", {"network": "digits-clip"}),
+        ("pickscore", {"network": "digits-clip"}),
     ):
         expected = score(key, images=images, prompts=prompts, **arguments)
         assert [float(row[key]) for row in rows] == pytest.approx(expected.tolist(), rel=1e-5)
@@ -147,7 +147,7 @@ def test_preference_models(generated: list[Any], tmp_path: Path) -> None:
 
 def test_rates(generated: list[Any], tmp_path: Path) -> None:
     checker = save_classifier(tmp_path / "checker", ["normal", "nsfw", "gore"], bias=[5.0, 0.0, 0.0])
-    given = ("--set", f"safety_rate.model={checker}", "--set", "safety_rate.labels=nsfw,gore")
+    given = ("--set", f"safety_rate.network={checker}", "--set", "safety_rate.labels=nsfw,gore")
     command = ("--metrics", "safety_rate,blank_rate", *given, "--json", tmp_path / "r.json", *QUIET)
     done("evaluate", generated[0], *command)
     results = load(tmp_path / "r.json")["results"]
@@ -160,7 +160,7 @@ def test_rates(generated: list[Any], tmp_path: Path) -> None:
 def test_labels_by_number_and_a_target(generated: list[Any], tmp_path: Path) -> None:
     checker = save_classifier(tmp_path / "checker", ["normal", "nsfw", "gore"], bias=[5.0, 0.0, 0.0])
     for labels, names in (("1,2", "nsfw+gore"), ("2", "gore"), ("nsfw,2", "nsfw+gore"), ("0, gore", "normal+gore")):
-        given = ("--set", f"artifact_rate.model={checker}", "--set", f"artifact_rate.labels={labels}")
+        given = ("--set", f"artifact_rate.network={checker}", "--set", f"artifact_rate.labels={labels}")
         path = tmp_path / "rate.json"
         done("evaluate", generated[0], "--metrics", "artifact_rate", *given, "--json", path, *QUIET)
         assert f"labels:{names}|" in load(path)["results"]["artifact_rate"]["signature"]

@@ -37,14 +37,15 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
     """Inception score: exp of the mean divergence of an image's class distribution from that of all; drop-in.
 
     `compute` returns (mean, standard deviation with ddof 1) over `splits` random splits of the images, which the hashed
-    ids decide; a state of splits x classes numbers holds it exactly. In [1, classes], higher is better. `normalize`,
-    `protocol`: see `FrechetInceptionDistance`. Source: Salimans et al. 2016.
+    ids decide; a state of splits x classes numbers holds it exactly. In [1, classes], higher is better. `network`,
+    `normalize`, `protocol`: see `FrechetInceptionDistance`. Source: Salimans et al. 2016.
     """
 
     name: ClassVar[str] = "inception_score"
     deviation = "split_std"
     higher_is_better = True
     plot_lower_bound: float = 0.0
+    default_feature = "logits_unbiased"
     feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
 
     def __init__(
@@ -53,6 +54,7 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
         splits: int = 10,
         normalize: bool = False,
         *,
+        network: Network | None = None,
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
         input_img_size: tuple[int, int, int] = (3, 299, 299),
@@ -60,16 +62,17 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
     ):
         if not isinstance(splits, int) or splits < 1:
             raise ValueError(f"Argument `splits` expected to be an integer larger than 0, got {splits!r}")
-        network, layer = self.network_for(
+        extractor, layer = self.network_for(
             feature,
+            network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
         )
-        self.splits = Splits(splits, network.dim(layer) + 1)
+        self.splits = Splits(splits, extractor.dim(layer) + 1)
         super().__init__(
-            network, {"splits": Stream(self.splits, 1 + self.splits.d, layer, class_probabilities)}, **kwargs
+            extractor, {"splits": Stream(self.splits, 1 + self.splits.d, layer, class_probabilities)}, **kwargs
         )
 
     def summarize(self) -> Summary:

@@ -100,11 +100,11 @@ class FrechetDistance(DistributionMetric):
 class FrechetInceptionDistance(InceptionInput, FrechetDistance):
     """FID: Fréchet distance of Inception-v3 features with the 2015 TensorFlow weights; drop-in for torchmetrics.
 
-    `feature`: 64, 192, 768 or 2048, or a module (n, 3, h, w) -> (n, d). Images: uint8, or with `normalize=True` also
-    float in `value_range`. `protocol` names the tool whose number this is, from resize to quantization: "torchmetrics"
-    (whose `antialias=False` is the resize of "torch-fidelity"), "torch-fidelity", "pytorch-fid", "clean-fid", "adm".
-    Scalar >= 0, lower is better, defined from 2 images on each side; below some thousand it is biased upwards.
-    `groups`: see `FrechetDistance`. Source: Heusel et al. 2017.
+    `feature`: 64, 192, 768 or 2048, or a module (n, 3, h, w) -> (n, d), as `network` may be. Images: uint8, or with
+    `normalize=True` also float in `value_range`. `protocol` names the tool whose number this is, from resize to
+    quantization: "torchmetrics" (whose `antialias=False` is the resize of "torch-fidelity"), "torch-fidelity",
+    "pytorch-fid", "clean-fid", "adm". Scalar >= 0, lower is better, defined from 2 images on each side; below some
+    thousand it is biased upwards. `groups`: see `FrechetDistance`. Source: Heusel et al. 2017.
     """
 
     name: ClassVar[str] = "fid"
@@ -118,19 +118,21 @@ class FrechetInceptionDistance(InceptionInput, FrechetDistance):
         feature_extractor_weights_path: str | None = None,
         antialias: bool = True,
         *,
+        network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor | None = None,
         protocol: str = "torchmetrics",
         groups: int = 0,
         **kwargs: Any,
     ):
-        network, layer = self.network_for(
+        extractor, layer = self.network_for(
             feature,
+            network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             antialias=antialias,
             input_img_size=input_img_size,
         )
-        super().__init__(network, layer=layer, groups=groups, reset_real_features=reset_real_features, **kwargs)
+        super().__init__(extractor, layer=layer, groups=groups, reset_real_features=reset_real_features, **kwargs)
 
     # torchmetrics' names for the state
 

@@ -47,9 +47,16 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 class InceptionInput(ImageMetric):
-    """What torchmetrics' metrics on Inception-v3 share: `feature`, `normalize`, and ours: `protocol`, `weights`."""
+    """What torchmetrics' metrics on Inception-v3 share: `feature`, `normalize`, and ours: `network`, `protocol`.
 
-    feature_network = "inception"
+    `feature` names a layer of Inception, or is itself a network, as `network` is. `takes_names`: whether `network` may
+    name another one; FID and the Inception score are defined on Inception, and taken on networks of a user's own.
+    """
+
+    feature_network = "inception"  # torchmetrics' name of the attribute that holds the network
+    default_network: ClassVar[str] = "inception"
+    default_feature: ClassVar[str | int] = 2048
+    takes_names: ClassVar[bool] = False
     feature_choices: ClassVar[tuple[str | int, ...]] = (64, 192, 768, 2048)
     normalize: bool
     protocol: str
@@ -57,6 +64,7 @@ class InceptionInput(ImageMetric):
     def network_for(
         self,
         feature: str | int | nn.Module | Extractor,
+        network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor | None = None,
         *,
         normalize: bool,
         protocol: str,
@@ -64,22 +72,35 @@ class InceptionInput(ImageMetric):
         antialias: bool = True,
         input_img_size: tuple[int, int, int] = (3, 299, 299),
     ) -> tuple[Extractor, str]:
-        """(extractor, layer) of the constructor's arguments; an `Extractor` comes with its default layer."""
+        """(extractor, layer) of the constructor's arguments; a network comes with its default layer."""
         if not isinstance(normalize, bool):
             raise ValueError("Argument `normalize` expected to be a bool")
         self.normalize, self.protocol, self.channels = normalize, protocol, input_img_size[0]
-        network = inception(protocol, weights, antialias=antialias)
-        if isinstance(feature, Extractor):
-            return feature, feature.default_layer
-        if isinstance(feature, nn.Module):
-            return CustomExtractor(feature, image_size=input_img_size, floating=normalize), "features"
+        standard = inception(protocol, weights, antialias=antialias)
+        other = network is not None and network != self.default_network
+        if (network is not None and not isinstance(feature, str | int)) or (other and feature != self.default_feature):
+            raise TypeError(f"`network` and `feature` both name the features: got {network!r} and {feature!r}")
+        chosen = network if other else feature
+        if isinstance(chosen, nn.Module):
+            return CustomExtractor(chosen, image_size=input_img_size, floating=normalize), "features"
+        if isinstance(chosen, Extractor) or other:
+            return self.other_network(chosen)
         if isinstance(feature, bool) or not isinstance(feature, str | int):
             raise TypeError("Got unknown input to argument `feature`")
         if feature not in self.feature_choices:
             raise ValueError(
                 f"Integer input to argument `feature` must be one of {self.feature_choices}, but got {feature}."
             )
-        return network, str(feature)
+        return standard, str(feature)
+
+    def other_network(self, network: Any) -> tuple[Extractor, str]:
+        """`network_of`; ValueError for a name where the metric is defined on Inception."""
+        if isinstance(network, str) and not self.takes_names:
+            raise ValueError(
+                f"`network` must be 'inception', a module or an Extractor for {self.name}, got {network!r}:"
+                f" FrechetDistance({network!r}), and the keys fd_dinov2 and fd_clip, are distances by other networks"
+            )
+        return network_of(network)
 
     def accept(self, images: Images, name: str = "images") -> list[Tensor]:
         some = images if isinstance(images, list | tuple) else [images]

@@ -14,6 +14,7 @@ from lightning_imgmetrics.functional.frechet import frechet_of_factors, psd_fact
 from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Ids, Stream
 from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
+from lightning_imgmetrics.metrics.distribution.feature_bank import Network
 from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.states.bank import Bank
@@ -28,18 +29,20 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
     `update(images, real, labels)` takes class or category numbers (n,). Every class needs two images on each side; each
     is in `details` as "class_<label>" or under its name in `class_names`. Features are kept in host memory, 8.2 KB an
     image, so the number of classes costs nothing. >= 0, lower is better; few images in a class bias it upwards.
-    Other arguments: see `FrechetInceptionDistance`. Source: Miyato & Koyama 2018.
+    `network`: see `FrechetDistance`; other arguments: see `FrechetInceptionDistance`. Source: Miyato & Koyama 2018.
     """
 
     name: ClassVar[str] = "intra_fid"
     higher_is_better = False
     plot_lower_bound: float = 0.0
     inputs = ("real", "labels")
+    takes_names = True
 
     def __init__(
         self,
         feature: int | nn.Module | Extractor = 2048,
         *,
+        network: Network | None = None,
         class_names: Sequence[str] | None = None,
         normalize: bool = False,
         protocol: str = "torchmetrics",
@@ -47,17 +50,18 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
         input_img_size: tuple[int, int, int] = (3, 299, 299),
         **kwargs: Any,
     ):
-        network, layer = self.network_for(
+        extractor, layer = self.network_for(
             feature,
+            network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
         )
         self.class_names = None if class_names is None else list(class_names)
-        self.store = Bank(network.dim(layer) + 1)
+        self.store = Bank(extractor.dim(layer) + 1)
         streams = {"labelled": Stream(self.store, self.store.d, layer)}
-        super().__init__(network, streams, streams, **kwargs)
+        super().__init__(extractor, streams, streams, **kwargs)
 
     def update(  # type: ignore[override]
         self, images: Images, real: bool, labels: Tensor | Sequence[int], ids: Ids | None = None

@@ -161,10 +161,12 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
     A mean distance of `cosine_distance_eps` or more counts as 1. `orientation`: "paper" averages over generated images
     their distance to the nearest training image; "torchmetrics" (default) averages over the real ones, as torchmetrics
     does, and does not notice a generator that copies a part of the training set. Scalar >= 0, lower is better.
-    `feature`, `normalize`, `protocol`: see `FrechetInceptionDistance`. Source: Bai et al. 2021.
+    `network`: see `FrechetDistance`; `feature`, `normalize`, `protocol`: see `FrechetInceptionDistance`. Source: Bai et
+    al. 2021.
     """
 
     name: ClassVar[str] = "mifid"
+    takes_names = True
     higher_is_better = False
     plot_lower_bound: float = 0.0
 
@@ -175,6 +177,7 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         normalize: bool = False,
         cosine_distance_eps: float = 0.1,
         *,
+        network: Network | None = None,
         orientation: str = "torchmetrics",
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
@@ -186,16 +189,17 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         if orientation not in ("torchmetrics", "paper"):
             raise UnknownName("orientation", orientation, ("torchmetrics", "paper"))
         self.cosine_distance_eps, self.orientation = cosine_distance_eps, orientation
-        network, layer = self.network_for(
+        extractor, layer = self.network_for(
             feature,
+            network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
         )
-        self.moments = Moments(network.dim(layer))
+        self.moments = Moments(extractor.dim(layer))
         super().__init__(
-            network,
+            extractor,
             layer=layer,
             extra={"moments": Stream(self.moments, self.moments.d, layer)},
             reset_real_features=reset_real_features,

@@ -31,7 +31,8 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
 
     `compute` returns (mean, standard deviation) over `subsets` random subsets of `subset_size` samples; both sides need
     that many. The subsets depend on `seed` and the sample ids alone. Unbiased, so it may be below 0; lower is better.
-    Features are kept: see `BankMetric` for `max_samples` and `bank`. Other arguments: see `FrechetInceptionDistance`.
+    Features are kept: see `BankMetric` for `max_samples` and `bank`. `network`: see `FrechetDistance`; others: see
+    `FrechetInceptionDistance`.
     Source: Bińkowski et al. 2018.
     """
 
@@ -40,6 +41,7 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
     higher_is_better = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
+    takes_names = True
     feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
 
     def __init__(
@@ -53,14 +55,16 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
         reset_real_features: bool = True,
         normalize: bool = False,
         *,
+        network: Network | None = None,
         protocol: str = "torchmetrics",
         feature_extractor_weights_path: str | None = None,
         input_img_size: tuple[int, int, int] = (3, 299, 299),
         seed: int = 0,
         **kwargs: Any,
     ):
-        network, layer = self.network_for(
+        extractor, layer = self.network_for(
             feature,
+            network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
@@ -75,7 +79,7 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
             raise ValueError("Argument `coef` expected to be float larger than 0")
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
         self.degree, self.gamma, self.coef = degree, gamma, coef
-        super().__init__(network, layer=layer, reset_real_features=reset_real_features, **kwargs)
+        super().__init__(extractor, layer=layer, reset_real_features=reset_real_features, **kwargs)
 
     def summarize(self) -> Summary:
         real, fake = self.features("real"), self.features("fake")

@@ -20,25 +20,26 @@ from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.encoders.clip import DIGITS_CLIP, ClipExtractor
 from lightning_imgmetrics.models.encoders.dists import DistsExtractor
 from lightning_imgmetrics.models.encoders.lpips import LpipsExtractor
+from lightning_imgmetrics.models.registry import one_network
 from lightning_imgmetrics.states.hash import text_key
 from lightning_imgmetrics.states.tables import Groups
 
 
-def perceptual_extractor(net_type: str | nn.Module, weights: str | None, image_size: int | None) -> Extractor:
+def perceptual_extractor(network: str | nn.Module, weights: str | None, image_size: int | None) -> Extractor:
     """An extractor with the layer "maps": LPIPS' trunks with their heads, `digits-clip`, or a user's module."""
-    if isinstance(net_type, nn.Module):
-        return CustomExtractor(net_type, maps=True)
-    return ClipExtractor() if net_type == DIGITS_CLIP else LpipsExtractor(net_type, weights, image_size)
+    if isinstance(network, nn.Module):
+        return CustomExtractor(network, maps=True)
+    return ClipExtractor() if network == DIGITS_CLIP else LpipsExtractor(network, weights, image_size)
 
 
 class LearnedPerceptualImagePatchSimilarity(PairMetric):
     """LPIPS v0.1 of image pairs, as the `lpips` package computes it; drop-in for torchmetrics.
 
-    `net_type`: "alex", "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a sequence of (n, c, h, w)
-    feature maps, or "digits-clip", all channels then weighing alike. Float images lie in [-1, 1], or in [0, 1] with
-    `normalize=True`; uint8 is read as 0..255. `reduction`: "mean", "sum", or "none" for one value per pair.
-    `per_layer`: the mean of each layer's part goes to the details, "layer0" being the finest; they add up to the value.
-    Each >= 0, lower is better. Source: Zhang et al. 2018.
+    `network`, or `net_type`: "alex" (default), "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a
+    sequence of (n, c, h, w) feature maps, or "digits-clip", all channels then weighing alike. Float images lie in
+    [-1, 1], or in [0, 1] with `normalize=True`; uint8 is read as 0..255. `reduction`: "mean", "sum", or "none" for one
+    value per pair. `per_layer`: the mean of each layer's part goes to the details, "layer0" being the finest; they add
+    up to the value. Each >= 0, lower is better. Source: Zhang et al. 2018.
     """
 
     name: ClassVar[str] = "lpips"
@@ -49,20 +50,22 @@ class LearnedPerceptualImagePatchSimilarity(PairMetric):
 
     def __init__(
         self,
-        net_type: str | nn.Module = "alex",
+        net_type: str | nn.Module | None = None,
         reduction: str | None = "mean",
         normalize: bool = False,
         *,
+        network: str | nn.Module | None = None,
         per_layer: bool = False,
         weights: str | None = None,
         **kwargs: Any,
     ):
         if not isinstance(normalize, bool):
             raise ValueError(f"Argument `normalize` should be an bool but got {normalize}")
-        extractor = perceptual_extractor(net_type, weights, None)
+        network = one_network(network, "alex", net_type=net_type)
+        extractor = perceptual_extractor(network, weights, None)
         if per_layer:
             if not isinstance(extractor, LpipsExtractor):
-                raise ValueError(f"`per_layer` needs `net_type` 'alex', 'vgg' or 'squeeze', got {net_type!r}")
+                raise ValueError(f"`per_layer` needs `network` 'alex', 'vgg' or 'squeeze', got {network!r}")
             self.columns = tuple(f"layer{i}" for i in range(extractor.depth))
         super().__init__(reduction, **{"value_range": (0.0, 1.0) if normalize else (-1.0, 1.0), **kwargs})
         self.extractor = extractor
@@ -123,11 +126,11 @@ class DeepImageStructureAndTextureSimilarity(PairMetric):
 class LPIPSDiversity(ImageMetric):
     """Mean pairwise LPIPS among the samples of one prompt, averaged over prompts.
 
-    `net_type` as for LPIPS; images are resized to `image_size` so that all have comparable maps (perceptual path
-    length uses 64, too). LPIPS is a squared distance between embeddings, so the mean over all pairs of a prompt is
-    twice the unbiased variance: one pass per image, any order, any split over ranks. Of more than `max_prompts`
-    prompts those with the smallest hash are kept, 8 bytes times the embedding length each (alex at 64: 250 KB).
-    Scalar >= 0, higher is more diverse; needs a prompt with two samples. Source: Zhu et al. 2017 (BicycleGAN).
+    `network`, or `net_type`, as for LPIPS; images are resized to `image_size` so that all have comparable maps
+    (perceptual path length uses 64, too). LPIPS is a squared distance between embeddings, so the mean over all pairs of
+    a prompt is twice the unbiased variance: one pass per image, any order, any split over ranks. Of more than
+    `max_prompts` prompts those with the smallest hash are kept, 8 bytes times the embedding length each (alex at 64:
+    250 KB). Scalar >= 0, higher is more diverse; needs a prompt with two samples. Source: Zhu et al. 2017 (BicycleGAN).
     """
 
     name: ClassVar[str] = "lpips_diversity"
@@ -138,8 +141,9 @@ class LPIPSDiversity(ImageMetric):
 
     def __init__(
         self,
-        net_type: str | nn.Module = "alex",
+        net_type: str | nn.Module | None = None,
         *,
+        network: str | nn.Module | None = None,
         image_size: int = 64,
         max_prompts: int = 32,
         weights: str | None = None,
@@ -150,7 +154,7 @@ class LPIPSDiversity(ImageMetric):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
         self.max_prompts = max_prompts
-        self.extractor = perceptual_extractor(net_type, weights, image_size)
+        self.extractor = perceptual_extractor(one_network(network, "alex", net_type=net_type), weights, image_size)
         self.per_prompt = Groups(max_prompts, self._length(image_size))
         self.add_stream("prompt", Stream(self.per_prompt, 1 + self.per_prompt.d))
 

@@ -19,7 +19,7 @@ class AestheticScore(ScoreMetric):
     """Mean rating by a LAION aesthetic predictor: a small head on the image embedding of CLIP or SigLIP.
 
     `version`: "v1", "v1-b32", "v2" (trained on SAC, Logos and AVA; the usual one), "v2-ava-logos", "v2-relu", or "v2.5"
-    (SigLIP), whose ratings do not compare. `model`: the checkpoint of the image network, by default the one that the
+    (SigLIP), whose ratings do not compare. `network`: the checkpoint of the image network, by default the one that the
     head was trained on; `head`: a file in place of the published one. Each nominally 1 to 10, unclamped, higher is
     better. Source: Schuhmann 2022 (LAION-Aesthetics); v2.5: discus0434 2024, AGPL-3.0.
     """
@@ -32,7 +32,7 @@ class AestheticScore(ScoreMetric):
         self,
         version: str = "v2",
         *,
-        model: str | None = None,
+        network: str | None = None,
         head: str | None = None,
         revision: str | None = None,
         dtype: str = "float32",
@@ -40,7 +40,7 @@ class AestheticScore(ScoreMetric):
     ):
         super().__init__(**kwargs)
         self.head = AestheticHead(version, head)
-        self.extractor = ClipExtractor(model or HEADS[version][1], revision, dtype=dtype)
+        self.extractor = ClipExtractor(network or HEADS[version][1], revision, dtype=dtype)
 
     @property
     def networks(self) -> tuple[Network, ...]:

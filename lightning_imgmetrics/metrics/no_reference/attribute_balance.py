@@ -26,15 +26,15 @@ Target = Mapping[str, float] | Sequence[float]
 class AttributeBalance(ImageMetric):
     """KL divergence, in nats, of the labels of the generated images from a stated `target` (default: all alike).
 
-    An image has the label whose text, in `template`, is nearest in the CLIP `model`; or that `classifier`, a checkpoint
-    of transformers, gives it. What the classifier puts under none of `labels` is left out and told as
-    `details["unlabeled_fraction"]`. Labels are a network's guess: check its errors per label before reading bias.
-    Pooled over prompts by default, one figure for any number of samples per prompt, in which prompts with opposite
-    biases cancel. `per_prompt=True` is the mean of the prompts' divergences (Cho et al. 2023 go by profession), for
-    many samples each: a balanced prompt of n scores about (k - 1) / 2n. `details` has both ("kl_pooled",
-    "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) "largest_skew" (Geyik et al. 2019) and
-    "total_variation" in [0, 1].
-    The interval is a bootstrap over prompts. >= 0, lower is better. See also Luccioni et al. 2023.
+    An image has the label whose text, in `template`, is nearest in the CLIP `network` (default ViT-L/14); or
+    that `classifier`, a checkpoint of transformers, gives it. What the classifier puts under none of `labels` is left
+    out and told as `details["unlabeled_fraction"]`. Labels are a network's guess: check its errors per label before
+    reading bias. Pooled over prompts by default, one figure for any number of samples per prompt, in which prompts with
+    opposite biases cancel. `per_prompt=True` is the mean of the prompts' divergences (Cho et al. 2023 go by
+    profession), for many samples each: a balanced prompt of n scores about (k - 1) / 2n. `details` has both
+    ("kl_pooled", "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) "largest_skew" (Geyik et al.
+    2019) and "total_variation" in [0, 1]. The interval is a bootstrap over prompts. >= 0, lower is better. See also
+    Luccioni et al. 2023.
     """
 
     name: ClassVar[str] = "attribute_balance"
@@ -42,13 +42,14 @@ class AttributeBalance(ImageMetric):
     higher_is_better = False
     plot_lower_bound: float = 0.0
     inputs = ("prompts",)
+    default_network: ClassVar[str] = "openai/clip-vit-large-patch14"
 
     def __init__(
         self,
         labels: Sequence[str],
         target: Target | None = None,
         *,
-        model: str = "openai/clip-vit-large-patch14",
+        network: str | None = None,
         classifier: str | None = None,
         template: str = "a photo of {}",
         per_prompt: bool = False,
@@ -58,6 +59,8 @@ class AttributeBalance(ImageMetric):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if network is not None and classifier is not None:
+            raise TypeError(f"`network` or `classifier` gives the labels, got both: {network!r} and {classifier!r}")
         self.labels = _distinct(labels)
         self.target = _shares(target, self.labels)
         if "{}" not in template:
@@ -66,7 +69,7 @@ class AttributeBalance(ImageMetric):
         self.classified = classifier is not None
         self.extractor: ClipExtractor | ClassifierExtractor
         if classifier is None:
-            self.extractor = ClipExtractor(model, revision, dtype=dtype)
+            self.extractor = ClipExtractor(network or self.default_network, revision, dtype=dtype)
             self.layers, self.places = ("embed",), list(range(len(self.labels)))
         else:
             self.extractor = ClassifierExtractor(classifier, revision, dtype=dtype)

@@ -17,6 +17,7 @@ from lightning_imgmetrics.metrics.base.streams import Ids
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.encoders.clip_resnet import ClipResNetExtractor
+from lightning_imgmetrics.models.registry import one_network
 
 Prompts = Sequence[str | Sequence[str]]
 # name: what is said of an image that scores high, and of one that scores low
@@ -44,11 +45,11 @@ _REDUCTIONS = ("mean", "none")
 class CLIPImageQualityAssessment(ScoreMetric):
     """CLIP-IQA: the softmax of 100 cos between an image and a pair of opposite texts; drop-in for torchmetrics.
 
-    `model_name_or_path`: "clip_iqa", the published one (CLIP's ResNet-50 without positional embedding, of images as
-    they are; needs the extra "iqa"), or whatever `ClipExtractor` takes. `prompts`: names of `PROMPTS` or pairs
-    (positive, negative), named "user_defined_<i>". Float images lie in [0, `data_range`]; uint8 is read as 0..255.
-    `reduction`: "none" for one value per image (n,), in a dict by prompt where there are several; "mean" for the mean
-    of the first prompt. The others' means are in `details`. Each in [0, 1], higher is better.
+    `network`, or `model_name_or_path`: "clip_iqa", the published one (CLIP's ResNet-50 without positional
+    embedding, of images as they are; needs the extra "iqa"), or whatever `ClipExtractor` takes. `prompts`: names of
+    `PROMPTS` or pairs (positive, negative), named "user_defined_<i>". Float images lie in [0, `data_range`]; uint8 is
+    read as 0..255. `reduction`: "none" for one value per image (n,), in a dict by prompt where there are several;
+    "mean" for the mean of the first prompt. The others' means are in `details`. Each in [0, 1], higher is better.
     Source: Wang, Chan & Loy 2023.
     """
 
@@ -58,13 +59,15 @@ class CLIPImageQualityAssessment(ScoreMetric):
     plot_upper_bound: float = 1.0
     layers = ("embed",)
     extractor: ClipExtractor | ClipResNetExtractor
+    default_network: ClassVar[str] = "clip_iqa"
 
     def __init__(
         self,
-        model_name_or_path: str = "clip_iqa",
+        model_name_or_path: str | None = None,
         data_range: float = 1.0,
         prompts: Prompts = ("quality",),
         *,
+        network: str | None = None,
         reduction: str = "none",
         weights: str | None = None,
         processor: str | None = None,
@@ -82,12 +85,11 @@ class CLIPImageQualityAssessment(ScoreMetric):
         self.reduction = reduction
         kwargs.setdefault("value_range", (0.0, float(data_range)))
         super().__init__(keep_scores=keep_scores or reduction == "none", **kwargs)
-        if model_name_or_path == "clip_iqa":
+        network = one_network(network, self.default_network, model_name_or_path=model_name_or_path)
+        if network == self.default_network:
             self.extractor = ClipResNetExtractor(weights=weights, processor=processor, dtype=dtype)
         else:
-            self.extractor = ClipExtractor(
-                model_name_or_path, revision, processor=processor, weights=weights, dtype=dtype
-            )
+            self.extractor = ClipExtractor(network, revision, processor=processor, weights=weights, dtype=dtype)
 
     def update(self, images: Images, ids: Ids | None = None) -> None:
         """Add images, (n, 3, h, w) uint8 or float in [0, `data_range`], or a list of mixed sizes."""

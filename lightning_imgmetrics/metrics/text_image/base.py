@@ -95,7 +95,7 @@ class CosineMetric(PromptMetric):
     `formula`: "cosine" 100 cos; "logit" exp(logit_scale) cos, with the factor that the checkpoint was trained with, and
     SigLIP's bias; "sigmoid" its probability, 1 / (1 + exp(-logit)), as SigLIP was trained to give; "hessel"
     2.5 max(cos, 0) with "A photo depicts " before the prompt (Hessel et al. 2021); "plain" the cosine itself.
-    `model`, `weights`, `processor`, `revision`, `resize`, `dtype`: see `ClipExtractor`.
+    `network`, `weights`, `processor`, `revision`, `resize`, `dtype`: see `ClipExtractor`.
     """
 
     layers = ("embed",)
@@ -104,7 +104,7 @@ class CosineMetric(PromptMetric):
 
     def __init__(
         self,
-        model: Model,
+        network: Model,
         *,
         formula: str,
         weights: str | ModelCard | None = None,
@@ -119,7 +119,7 @@ class CosineMetric(PromptMetric):
         super().__init__(**kwargs)
         self.formula = formula
         self.extractor = ClipExtractor(
-            model, revision, processor=processor, weights=weights, resize=resize, dtype=dtype
+            network, revision, processor=processor, weights=weights, resize=resize, dtype=dtype
         )
 
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:

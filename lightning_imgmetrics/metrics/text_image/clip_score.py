@@ -14,26 +14,35 @@ from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Ids
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, Texts
+from lightning_imgmetrics.models.registry import one_network
 
 
 class CLIPScore(CosineMetric):
     """Mean of 100 cos(source, target) in a CLIP space, floored at 0 after the mean; drop-in for torchmetrics.
 
-    `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that
-    returns (model, processor). Source and target are images or texts in any combination, one to one; or `images=` and
-    `prompts=`. Texts beyond the model's context are truncated before the end-of-text token. `formula`: see
-    `CosineMetric`. Range [-100, 100] per sample, higher is better; the interval is that of the mean before the floor.
-    Source: Hessel et al. 2021.
+    `network`, or `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a
+    callable that returns (model, processor); default CLIP ViT-L/14. Source and target are images or texts in any
+    combination, one to one; or `images=` and `prompts=`. Texts beyond the model's context are truncated before the
+    end-of-text token. `formula`: see `CosineMetric`. Range [-100, 100] per sample, higher is better; the interval is
+    that of the mean before the floor. Source: Hessel et al. 2021.
     """
 
     name: ClassVar[str] = "clip_score"
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 100.0
 
+    default_network: ClassVar[str] = "openai/clip-vit-large-patch14"
+
     def __init__(
-        self, model_name_or_path: Model = "openai/clip-vit-large-patch14", *, formula: str = "cosine", **kwargs: Any
+        self,
+        model_name_or_path: Model | None = None,
+        *,
+        network: Model | None = None,
+        formula: str = "cosine",
+        **kwargs: Any,
     ):
-        super().__init__(model_name_or_path, formula=formula, **kwargs)
+        network = one_network(network, self.default_network, model_name_or_path=model_name_or_path)
+        super().__init__(network, formula=formula, **kwargs)
 
     def update(  # type: ignore[override]
         self,
@@ -79,32 +88,32 @@ class CLIPScore(CosineMetric):
 class SigLIPScore(CosineMetric):
     """Mean of 100 cos(prompt, image) in a SigLIP space; `formula="sigmoid"`: the probability that they belong together.
 
-    `model`: a hub id or checkpoint folder of SigLIP or SigLIP 2. Range [-100, 100] per sample, or [0, 1]; higher is
+    `network`: a hub id or checkpoint folder of SigLIP or SigLIP 2. Range [-100, 100] per sample, or [0, 1]; higher is
     better. Source: Zhai et al. 2023.
     """
 
     name: ClassVar[str] = "siglip_score"
 
-    def __init__(self, model: Model = "google/siglip-so400m-patch14-384", *, formula: str = "cosine", **kwargs: Any):
-        super().__init__(model, formula=formula, **kwargs)
+    def __init__(self, network: Model = "google/siglip-so400m-patch14-384", *, formula: str = "cosine", **kwargs: Any):
+        super().__init__(network, formula=formula, **kwargs)
 
 
 class BioCLIPScore(CosineMetric):
     """exp(logit_scale) cos(prompt, image) in BioCLIP 2, a CLIP of organisms: does the image show the named species?
 
-    `model`: a hub id or folder, in open_clip's layout as published. Higher is better. Source: Gu et al. 2025.
+    `network`: a hub id or folder, in open_clip's layout as published. Higher is better. Source: Gu et al. 2025.
     """
 
     name: ClassVar[str] = "bioclip_score"
 
-    def __init__(self, model: Model = "imageomics/bioclip-2", *, formula: str = "logit", **kwargs: Any):
-        super().__init__(model, formula=formula, **kwargs)
+    def __init__(self, network: Model = "imageomics/bioclip-2", *, formula: str = "logit", **kwargs: Any):
+        super().__init__(network, formula=formula, **kwargs)
 
 
 def clip_score(
     source: Images | Texts,
     target: Images | Texts,
-    model_name_or_path: Model = "openai/clip-vit-large-patch14",
+    model_name_or_path: Model = CLIPScore.default_network,
 ) -> Tensor:
     """CLIPScore of one batch of pairs, as torchmetrics' functional: scalar in [0, 100]."""
     metric = CLIPScore(model_name_or_path, sync_on_compute=False)

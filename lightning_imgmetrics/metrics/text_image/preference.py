@@ -17,7 +17,7 @@ from lightning_imgmetrics.models.scorers.imagereward import TOKENIZER, ImageRewa
 class PickScore(CosineMetric):
     """exp(logit_scale) cos(prompt, image) of a CLIP trained on the choices of Pick-a-Pic's users.
 
-    About 16 to 26; only scores of one prompt compare. `model`: a hub id or checkpoint folder; `weights`: a file with
+    About 16 to 26; only scores of one prompt compare. `network`: a hub id or checkpoint folder; `weights`: a file with
     the network's tensors in the layout of transformers or open_clip; `processor`: where tokenizer and image processor
     lie. `probabilities` gives the chance of each candidate of one prompt. Higher is better.
     Source: Kirstain et al. 2023.
@@ -25,10 +25,10 @@ class PickScore(CosineMetric):
 
     name: ClassVar[str] = "pickscore"
 
-    def __init__(self, model: Model = PICKSCORE, *, processor: str | None = None, **kwargs: Any):
-        if processor is None and model == PICKSCORE:
+    def __init__(self, network: Model = PICKSCORE, *, processor: str | None = None, **kwargs: Any):
+        if processor is None and network == PICKSCORE:
             processor = VIT_H
-        super().__init__(model, formula="logit", processor=processor, **kwargs)
+        super().__init__(network, formula="logit", processor=processor, **kwargs)
 
 
 class HPSv2(CosineMetric):
@@ -36,7 +36,7 @@ class HPSv2(CosineMetric):
 
     `version`: "v2.1" or "v2.0", whose scores do not compare. `scale`: 1 as `hpsv2.score` gives (about 0.13 to 0.33),
     or 100 as in published tables. `antialias`: as torchvision resizes tensors since 0.17; the published numbers are
-    older, and made without. `weights`: a file in place of the published one; `model`: the checkpoint with
+    older, and made without. `weights`: a file in place of the published one; `network`: the checkpoint with
     configuration, tokenizer and image processor. Higher is better. Source: Wu et al. 2023.
     """
 
@@ -49,7 +49,7 @@ class HPSv2(CosineMetric):
         scale: int = 1,
         antialias: bool = True,
         weights: str | None = None,
-        model: str = VIT_H,
+        network: str = VIT_H,
         **kwargs: Any,
     ):
         if version not in HPSV2:
@@ -59,7 +59,7 @@ class HPSv2(CosineMetric):
         resize = "float-bicubic-antialias" if antialias else "float-bicubic"
         formula = "plain" if scale == 1 else "cosine"
         source = HPSV2[version] if weights is None else weights
-        super().__init__(model, formula=formula, resize=resize, weights=source, **kwargs)
+        super().__init__(network, formula=formula, resize=resize, weights=source, **kwargs)
         self.version = version
 
     def parameters_of_value(self) -> dict[str, object]:

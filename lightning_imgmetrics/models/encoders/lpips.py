@@ -90,7 +90,7 @@ class LpipsExtractor(FileExtractor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.net not in _TRUNKS:
-            raise UnknownName("net_type", self.net, _TRUNKS)
+            raise UnknownName("network", self.net, _TRUNKS)
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]

@@ -146,7 +146,7 @@ def test_unknown_names_list_the_known() -> None:
         MetricSuite(["fdi"])
     with pytest.raises(ValueError, match=r"`protocol` must be one of 'torchmetrics', 'torch-fidelity'.*got 'tf'"):
         FrechetInceptionDistance(protocol="tf")
-    with pytest.raises(KeyError, match="`net_type` must be one of 'alex', 'vgg', 'squeeze'; got 'resnet'"):
+    with pytest.raises(KeyError, match="`network` must be one of 'alex', 'vgg', 'squeeze'; got 'resnet'"):
         LearnedPerceptualImagePatchSimilarity("resnet")
     with pytest.raises(UnknownName, match="`reduction` must be one of 'mean', 'sum', 'none', None; got 'max'"):
         LearnedPerceptualImagePatchSimilarity(reduction="max")

@@ -151,7 +151,7 @@ def test_heads_are_not_negative(lpips_weights: dict[str, str], monkeypatch: pyte
 
 
 def test_layers_of_other_networks_are_refused() -> None:
-    with pytest.raises(ValueError, match="`per_layer` needs `net_type` 'alex', 'vgg' or 'squeeze', got 'digits-clip'"):
+    with pytest.raises(ValueError, match="`per_layer` needs `network` 'alex', 'vgg' or 'squeeze', got 'digits-clip'"):
         LearnedPerceptualImagePatchSimilarity("digits-clip", per_layer=True)
 
 

@@ -75,7 +75,7 @@ def embed(images: list[Any]) -> Tensor:
 
 
 def made(path: str | Path, **kwargs: Any) -> AestheticScore:
-    return AestheticScore(model="digits-clip", head=str(path), **kwargs)
+    return AestheticScore(network="digits-clip", head=str(path), **kwargs)
 
 
 def saved(tensors: dict[str, Tensor], path: Path) -> Path:

@@ -82,7 +82,7 @@ def test_zero_shot_labels() -> None:
     batch = random_images(N, 8, 5)
     labels, probabilities = nearest(batch)
     assert len(set(labels)) > 1
-    metric = AttributeBalance(WORDS, model="digits-clip", template=TEMPLATE)
+    metric = AttributeBalance(WORDS, network="digits-clip", template=TEMPLATE)
     metric.update(batch, prompts())
     result = metric.result()
     assert result.value == pytest.approx(divergence(labels, dict.fromkeys(WORDS, 0.25)), abs=1e-12)
@@ -98,7 +98,7 @@ def test_zero_shot_labels() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_cannot_be_labeled_is_an_error(checkpoint: str, zero_shot: bool, bad: float) -> None:
     """An accelerator hands on what the CPU refuses; it is nobody's first label."""
-    metric = AttributeBalance(WORDS, model="digits-clip") if zero_shot else classified(checkpoint, LABELS)
+    metric = AttributeBalance(WORDS, network="digits-clip") if zero_shot else classified(checkpoint, LABELS)
     features = metric.extract([images(3)])
     (layer,) = metric.layers
     metric.feed(features, prompts=PROMPTS)
@@ -223,7 +223,7 @@ def test_in_a_suite(checkpoint: str) -> None:
 
 
 def test_the_signature_says_what_was_measured(checkpoint: str) -> None:
-    metric = AttributeBalance(WORDS, [0.1, 0.2, 0.3, 0.4], model="digits-clip", template=TEMPLATE)
+    metric = AttributeBalance(WORDS, [0.1, 0.2, 0.3, 0.4], network="digits-clip", template=TEMPLATE)
     metric.update(random_images(2, 8), ["a", "b"])
     for part in (
         "labels:zero+one+two+three",
@@ -251,13 +251,13 @@ def test_the_signature_says_what_was_measured(checkpoint: str) -> None:
 )
 def test_targets_that_are_no_distribution(target: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        AttributeBalance(WORDS, target, model="digits-clip")
+        AttributeBalance(WORDS, target, network="digits-clip")
 
 
 @pytest.mark.parametrize("labels", [[], ["man"], ["man", "man"], ["man", ""], ["man", 2], "man"])
 def test_labels_that_are_none(labels: Any) -> None:
     with pytest.raises(ValueError, match="`labels` must be two or more different texts"):
-        AttributeBalance(labels, model="digits-clip")
+        AttributeBalance(labels, network="digits-clip")
 
 
 def test_other_bad_input(checkpoint: str, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_hpsv2(hpsv2: tuple[str, str, OpenClip], version: str, scale: int, antia
     model, weights, reference = hpsv2
     images = [random_images(1, size, i)[0] for i, size in enumerate([SIDE, (50, 41), (20, 90), (37, 37)])]
     expected = scale * reference.cosines([squared(antialias)(x) for x in images], TEXTS)
-    metric = HPSv2(version, scale=scale, antialias=antialias, weights=weights, model=model)
+    metric = HPSv2(version, scale=scale, antialias=antialias, weights=weights, network=model)
     found = scores(metric, images, TEXTS)
     close(found, expected, 1e-5 * scale)
     other = scale * reference.cosines([squared(not antialias)(x) for x in images], TEXTS)
@@ -297,7 +297,7 @@ def test_hpsv2_reads_rgba_as_rgb(hpsv2: tuple[str, str, OpenClip]) -> None:
     x = random_images(1, (40, 30))[0]
     opaque = torch.cat([x, torch.full_like(x[:1], 90)])
     image = Image.fromarray(opaque.permute(1, 2, 0).numpy(), "RGBA")
-    found = scores(HPSv2(weights=weights, model=model), [image], TEXTS[:1])
+    found = scores(HPSv2(weights=weights, network=model), [image], TEXTS[:1])
     close(found, reference.cosines([squared(True)(x)], TEXTS[:1]))
 
 
@@ -307,7 +307,7 @@ def test_probabilities_of_hpsv2_are_those_of_its_training(hpsv2: tuple[str, str,
     images = random_images(3, SIDE)
     logits = reference.scale * reference.cosines([standard(x) for x in images], TEXTS[:1] * 3)
     for scale in (1, 100):
-        metric = HPSv2(weights=weights, model=model, scale=scale)
+        metric = HPSv2(weights=weights, network=model, scale=scale)
         close(metric.probabilities(images=images, prompt=TEXTS[0]), logits.softmax(0))
 
 
@@ -455,7 +455,7 @@ def test_published_files_below_a_folder(
     model, weights, reference = hpsv2
     file = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}[version]
     monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path))
-    metric = HPSv2(version, model="laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
+    metric = HPSv2(version, network="laion/CLIP-ViT-H-14-laion2B-s32B-b79K")
     place = tmp_path / "xswu/HPSv2" / file
     (tmp_path / "laion").mkdir()
     (tmp_path / "laion/CLIP-ViT-H-14-laion2B-s32B-b79K").symlink_to(model)
@@ -473,7 +473,7 @@ def test_a_hub_id_that_is_nowhere() -> None:
     with pytest.raises(MissingWeights, match=r"Fetch https://huggingface.co/imageomics/bioclip-2 "):
         BioCLIPScore().update(images=random_images(1, SIDE), prompts="a cat")
     with pytest.raises(MissingWeights, match=r"`weights` for gone must be an existing file, got '/gone\.pt'"):
-        HPSv2(model="digits-clip", weights="/gone.pt").update(images=random_images(1, SIDE), prompts="a cat")
+        HPSv2(network="digits-clip", weights="/gone.pt").update(images=random_images(1, SIDE), prompts="a cat")
 
 
 class _Trap:
@@ -497,7 +497,7 @@ def test_files_that_cannot_be_read(hpsv2: tuple[str, str, OpenClip], tmp_path: P
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     for name in ("cut.pt", "cut.safetensors", "trap.pt", "numbered.pt", "list.pt"):
         with pytest.raises(WeightsMismatch, match=re.escape(str(tmp_path / name))):
-            HPSv2(model=model, weights=str(tmp_path / name)).update(images=random_images(1, SIDE), prompts="a cat")
+            HPSv2(network=model, weights=str(tmp_path / name)).update(images=random_images(1, SIDE), prompts="a cat")
     assert not (tmp_path / "ran").exists()
 
 
@@ -534,7 +534,7 @@ def test_keys_that_do_not_fit_are_told_at_once(hpsv2: tuple[str, str, OpenClip],
         (tmp_path / "net.safetensors").replace(tmp_path / "hf" / "model.safetensors")
         metric: Any = PickScore(str(tmp_path / "hf"))
     else:
-        metric = HPSv2(model=model, weights=str(tmp_path / "net.safetensors"))
+        metric = HPSv2(network=model, weights=str(tmp_path / "net.safetensors"))
     with pytest.raises(WeightsMismatch) as error:
         metric.update(images=random_images(1, SIDE), prompts="a cat")
     text = str(error.value)
@@ -544,7 +544,7 @@ def test_keys_that_do_not_fit_are_told_at_once(hpsv2: tuple[str, str, OpenClip],
 def test_a_file_of_weights_may_be_a_path(hpsv2: tuple[str, str, OpenClip]) -> None:
     model, weights, _ = hpsv2
     images = random_images(2, SIDE)
-    found = [scores(HPSv2(model=model, weights=w), images, TEXTS[:2]) for w in (weights, Path(weights))]
+    found = [scores(HPSv2(network=model, weights=w), images, TEXTS[:2]) for w in (weights, Path(weights))]
     close(*found, 1e-6)
 
 
@@ -554,7 +554,7 @@ def test_a_prefix_of_parallel_training(hpsv2: tuple[str, str, OpenClip], tmp_pat
     save_file(tensors, tmp_path / "net.safetensors")
     images = random_images(2, SIDE)
     found = [
-        scores(HPSv2(model=model, weights=w), images, TEXTS[:2]) for w in (weights, str(tmp_path / "net.safetensors"))
+        scores(HPSv2(network=model, weights=w), images, TEXTS[:2]) for w in (weights, str(tmp_path / "net.safetensors"))
     ]
     close(*found, 1e-6)
 
@@ -564,7 +564,7 @@ def test_configuration_and_processor_are_cited(tmp_path: Path) -> None:
     model = made.bpe_clip_model()
     torch.save({"state_dict": made.open_clip_tensors(model)}, tmp_path / "net.pt")
     folders = [made.bpe_clip(tmp_path / act, act=act) for act in ("gelu", "quick_gelu")]
-    one, other = (HPSv2(model=folder, weights=str(tmp_path / "net.pt")) for folder in folders)
+    one, other = (HPSv2(network=folder, weights=str(tmp_path / "net.pt")) for folder in folders)
     images = random_images(2, SIDE)
     assert (scores(one, images, TEXTS[:2]) - scores(other, images, TEXTS[:2])).abs().max() > 1e-3
     assert str(one.signature()) != str(other.signature())
@@ -680,7 +680,7 @@ images = torch.load(sys.argv[1])
 for offline in ("0", "1"):
     os.environ["HF_HUB_OFFLINE"] = offline
     NETWORKS.clear()
-    for metric in (PickScore("org/both"), BioCLIPScore("org/alone"), HPSv2(model="org/both")):
+    for metric in (PickScore("org/both"), BioCLIPScore("org/alone"), HPSv2(network="org/both")):
         metric.update(images=images, prompts="a cat", ids=range(len(images)))
         fields = metric.signature().fields
         print(json.dumps([metric.scores()[1].tolist(), fields["weights"], metric.extractor.where() is not None]))

@@ -572,7 +572,7 @@ def test_score_is_the_definition(places: dict[str, str]) -> None:
     with torch.no_grad():
         text, image = model.get_text_features(**tokens).pooler_output, model.get_image_features(pixels).pooler_output
         expected = model.logit_scale.exp() * cosine_similarity(text, image)
-    close(score("pickscore", images=images, prompts=TEXTS[:3], model=places["clip"]), expected)
+    close(score("pickscore", images=images, prompts=TEXTS[:3], network=places["clip"]), expected)
 
 
 def test_score_takes_floats_of_one_range() -> None:
@@ -605,7 +605,7 @@ def test_keys_that_score_no_images() -> None:
 def test_score_of_bad_input(places: dict[str, str]) -> None:
     images = random_images(3, SIDE)
     with pytest.raises(TypeError, match="metric 'pickscore' needs `prompts=`"):
-        score("pickscore", images=images, model=places["clip"])
+        score("pickscore", images=images, network=places["clip"])
     with pytest.raises(TypeError, match="metric 'mse' needs `target=`"):
         score("mse", images=images)
     with pytest.raises(ShapeError, match="`target` must hold one entry per image, got 2 for 3 images"):
