@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -61,6 +62,7 @@ def found(metric: Any) -> Found:
     return result, metric.missing() if isinstance(metric, ItemMetric) else []
 
 
+@functools.cache
 def expected(with_ids: bool = True) -> dict[str, Found]:
     return run_split(0, 1, "even", N, with_ids)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Worlds, random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_imgmetrics import MetricSuite, WinRate
@@ -141,6 +141,7 @@ def test_too_many_failures() -> None:
         m.compute()
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_exchanging_both_sides_turns_the_value(seed: int, n: int) -> None:
     images, rivals = random_images(n, 8, seed=seed), random_images(n, 8, seed=seed + 1)

@@ -43,6 +43,7 @@ FAMILIES: dict[str, Callable[[Path, str], str]] = {
 PROMPT = 'a sign that says "open {late}"'
 AXES = "Alignment Score (1-5): 4\nCoherence Score (1-5): 3\nStyle Score (1-5): 2"
 FACETS = {"Realism": {"Physical Logic": {"score": 1}}, "Detail": {"Noise": {"score": 2}}}
+RUBRIC = {"criteria": [{"name": "fit", "question": "Is it as asked?", "needs": "prompt"}]}
 
 
 def said(**fields: Any) -> str:
@@ -74,7 +75,7 @@ CASES: dict[str, tuple[Callable[..., Any], str, str, float]] = {
     "unified_reward": (UnifiedReward, "", AXES, 3.0),
     "unified_reward_edit": (UnifiedRewardEdit, "source", said(score=[20, 10]), 15.0),
     "qwen_image_bench": (partial(QwenImageBench, dimensions=["Quality"]), "", json.dumps(FACETS), 80.0),
-    "rubric": (RubricJudge, "", said(score=4), 0.75),
+    "rubric": (partial(RubricJudge, rubric=RUBRIC), "", said(score=4), 0.75),
     "pairwise_judge": (PairwiseJudge, "rivals", said(winner=1), 0.5),
     "ranking_judge": (RankingJudge, "rivals", said(ranking=[2, 1]), 0.5),
     "tifa": (tifa, "", "yes", 0.5),
@@ -82,6 +83,17 @@ CASES: dict[str, tuple[Callable[..., Any], str, str, float]] = {
     "gedit_bench": (gedit, "source", said(score=[9, 4]), 4.0),
     "text_rendering": (partial(TextRendering, [PROMPT]), "", json.dumps({"text": "open now"}), 0.5),
 }
+
+
+# Families differ in how they are shown a prompt alone, a source, and rivals; the metrics in what they ask.
+ALL_FAMILIES = ("rubric", "vie_score", "pairwise_judge")
+FIRST = dict(zip(CASES, [*FAMILIES, *FAMILIES, *FAMILIES], strict=False))
+PAIRS = [
+    pytest.param(key, family, marks=() if key in ALL_FAMILIES or family == FIRST[key] else pytest.mark.slow)
+    for key, (_, others, _, _) in CASES.items()
+    for family in FAMILIES
+    if not (family == "t5" and others)  # InstructBLIP is shown one image
+]
 
 
 def measured(make: Callable[..., Any], others: str, judge: LocalJudge, folder: Path, **kwargs: Any) -> Any:
@@ -95,12 +107,9 @@ def measured(make: Callable[..., Any], others: str, judge: LocalJudge, folder: P
     return m
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("key", CASES)
+@pytest.mark.parametrize(("key", "family"), PAIRS)
 def test_what_a_network_writes_becomes_the_score(key: str, family: str, tmp_path: Path) -> None:
     make, others, answer, value = CASES[key]
-    if family == "t5" and others:
-        pytest.skip("InstructBLIP is shown one image")
     folder = FAMILIES[family](tmp_path / "judge", answer)
     results = []
     for batch_size in (1, 4):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Worlds, random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_imgmetrics import MetricSuite
@@ -394,6 +394,7 @@ def test_too_many_failures() -> None:
         m.compute()
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.01, 100)), min_size=1, max_size=6))
 def test_the_value_is_that_of_its_details(criteria: list[tuple[int, float]]) -> None:
     rubric = {

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,15 +314,11 @@ def test_ranks(worlds: Worlds, size: int) -> None:
 
 
 ANSWER = '{"score": [6, 8], "reasoning": "the hat is {red}"}'
-KINDS: dict[str, Callable[[Path], str]] = {
-    "qwen2_vl": lambda folder: qwen2_vl(folder, ANSWER),
-    **{kind: lambda folder, kind=kind: qwen_vl(kind, folder, ANSWER) for kind in ("qwen2_5_vl", "qwen3_vl", "qwen3_5")},
-}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_real_checkpoints(kind: str, tmp_path: Path) -> None:
-    folder = KINDS[kind](tmp_path / kind)
+def test_a_real_checkpoint(tmp_path: Path) -> None:
+    """Of the newest Qwen; `test_real_judges` has the others."""
+    folder = qwen_vl("qwen3_5", tmp_path / "judge", ANSWER)
     results = []
     for batch_size in (1, 4):
         metric = VIEScore(LocalJudge(folder, batch_size=batch_size, cache=False), task="tie")

@@ -162,6 +162,7 @@ def test_error_and_interval_are_those_of_the_tasks() -> None:
     assert result.interval == pytest.approx((result.value - low, result.value + high), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     """Prompts that differ in difficulty, 4 images of each; binomial error of 300 draws at 95 %: 1.3 points."""
     generator = torch.Generator().manual_seed(0)
