@@ -306,7 +306,8 @@ def uses_network(metric: ImageMetric) -> bool:
 
 def questions(metric: ImageMetric) -> int:
     """How many its judge was asked, if it has one."""
-    return len(metric.extractor.asked) if isinstance(metric.extractor, ScriptedJudge) else 0
+    judge = getattr(metric, "judge", None)
+    return len(judge.asked) if isinstance(judge, ScriptedJudge) else 0
 
 
 def tensor(computed: Any) -> Tensor:

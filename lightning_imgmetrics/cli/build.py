@@ -12,7 +12,6 @@ from lightning_imgmetrics.cli.request import Measures, UsageError, parse_list
 from lightning_imgmetrics.errors import ImgMetricsError, UnknownName
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.resolve import as_judge
-from lightning_imgmetrics.judges.backends.server import ServerJudge
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
@@ -150,7 +149,7 @@ def _one(key: str, measures: Measures, given: dict[str, Any]) -> ImageMetric:
     if isinstance(m, PairwiseMetric) or m.extractor is None:
         raise UsageError(f"{key} compares ratings, not images")
     if (measures.dtype or "float32", measures.compiled) != ("float32", False):
-        m.extractor = replace(m.extractor, dtype=measures.dtype or m.extractor.dtype, compiled=measures.compiled)
+        m.set_precision(dtype=measures.dtype, compiled=measures.compiled)
     return m
 
 
@@ -192,8 +191,7 @@ def _judge(measures: Measures) -> Judge:
     options |= {} if measures.dtype is None else {"dtype": measures.dtype}
     try:
         judge = as_judge(str(measures.judge))
-        taken = {field.name for field in fields(judge) if field.init}
-        taken -= {"dtype", "batch_size"} if isinstance(judge, ServerJudge) else {"concurrency"}
+        taken = {field.name for field in fields(judge)}
         for name in options:
             if name not in taken:
                 option = _OPTION_OF.get(name, name.replace("_", "-"))

@@ -46,7 +46,7 @@ def test_a_subset_at_a_cadence_of_its_own(tmp_path: Path) -> None:
     callback = fit(tmp_path, metrics, cadence={"grade": "3 epochs"})
     assert ["grade" in record["values"] for record in callback.history] == [True, False, False, True]
     assert len(values(callback, "fd")) == EPOCHS
-    judge: Any = grade.extractor
+    judge: Any = grade.judge
     assert len(judge.asked) == 10
     assert [texts_of(q) for q in judge.asked[:5]] == [f"grade: {PROMPTS[i % 3]}" for i in range(5)]
     assert callback.results["grade"].n == 5
@@ -158,7 +158,7 @@ def on_ranks(rank: int, size: int, folder: str) -> tuple[list[float], int, list[
     callback = monitor(metrics, prompts=PROMPTS, folder=f"{folder}/shown{size}", cadence={"grade": 2})
     rank_trainer(rank, size, folder, callback).fit(Painter(lr=0.0), *loaders())
     lines = Path(f"{folder}/shown{size}/results.jsonl").read_text().splitlines() if rank == 0 else []
-    judge: Any = metrics["grade"].extractor
+    judge: Any = metrics["grade"].judge
     return grades(callback), len(judge.asked), [json.loads(line).get("rationales") for line in lines]
 
 
@@ -193,7 +193,7 @@ class Editor(Painter):
 def test_edits_come_with_their_sources(tmp_path: Path) -> None:
     metric = Edit(ScriptedJudge(script=lambda q: "1"))
     fit(tmp_path, {"edit": metric}, Editor(), num_samples=4)
-    judge: Any = metric.extractor
+    judge: Any = metric.judge
     shown: list[Sequence[Tensor]] = [q.images for q in judge.asked[:4]]
     for i, (source, image) in enumerate(shown):
         assert source.float().mean() / 255 == pytest.approx(i / 20, abs=2e-3)

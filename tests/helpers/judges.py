@@ -184,6 +184,8 @@ class ScriptedJudge(Judge):
     script: Script = field(kw_only=False, default=lambda q: "")
     name: str = ""
     asked: list[Question] = field(default_factory=list, compare=False)
+    batch_size: int = 1
+    concurrency: int = 1
 
     def identity(self) -> dict[str, object] | None:
         return {"name": self.name} if self.name else None

@@ -69,7 +69,7 @@ def test_items_of_one_prompt_are_told_apart_by_their_files(
     (record,) = metric.records()
     assert (record["item"], metric.missing()) == ("c", layout.missing)
     assert record["prompt"].startswith("a cat")
-    asked = texts_of(metric.extractor.asked[0])
+    asked = texts_of(metric.judge.asked[0])
     assert benchmark == "text" or "Question: c?" in asked
 
 

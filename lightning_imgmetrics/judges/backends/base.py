@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics._files import cache_folder, write_atomically
-from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics.errors import JudgeUnavailable, ShapeError
 from lightning_imgmetrics.judges.backends.threads import in_threads
-from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
-from lightning_imgmetrics.models.base.network import in_parts
+from lightning_imgmetrics.models.base.network import Network, in_parts
 
 Message = Mapping[str, Any]  # {"role": ..., "content": [{"type": "image"} | {"type": "text", "text": ...}]}
 IMAGE: Message = {"type": "image"}  # a place that the next image of the question takes
@@ -87,19 +85,20 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge(PixelExtractor):
+class Judge(ABC):
     """A model that answers questions about images. Subclass it, and define `reply`, to bring your own.
 
     `cache`: keep answers on disk, below `IMGMETRICS_CACHE`, under a digest of images, messages, decoding and
-    `identity`; a run that was killed asks for the rest. Layer "pixels": the images themselves, uint8, on the CPU.
+    `identity`; a run that was killed asks for the rest.
     """
 
     cache: bool = True
-    batch_size: int = 1  # questions of one `reply`
-    concurrency: int = 1  # calls of `reply` at a time
+
+    # A subclass in which these are fields lets its user choose.
+    batch_size = 1  # questions of one `reply`
+    concurrency = 1  # calls of `reply` at a time
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("batch_size", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -112,17 +111,20 @@ class Judge(PixelExtractor):
         """What tells this judge's answers from those of all others; None keeps them off the disk."""
         return None
 
-    def ready(self, device: torch.device) -> None:
+    def ready(self, device: torch.device) -> None:  # noqa: B027 (most judges have nothing to do)
         """Do what `identity` depends on."""
 
     def signature(self) -> dict[str, str]:
+        """What the signature of a metric says about this judge."""
         return {"network": type(self).__name__}
 
-    def prepare(self, images: Tensor) -> Tensor:
-        return quantize(images)
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks that this judge runs in this process, which can be loaded ahead and offloaded."""
+        return ()
 
-    def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
-        return {"pixels": [image for batch in batches for image in self.prepare(batch).cpu()]}
+    def __deepcopy__(self, memo: dict[int, Any]) -> Judge:
+        return self  # a copy of a metric asks the same judge
 
     def answer(
         self,

@@ -18,7 +18,7 @@ from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
 from lightning_imgmetrics.models.base.network import filled
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled
 from lightning_imgmetrics.models.base.weights import load_tensors, shards
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.prompt_templates.templates import Template, find_template
@@ -63,7 +63,7 @@ class ClipFlanT5Judge(LocalJudge):
     def rules(self) -> dict[str, str]:
         clip = self.clip
         return {
-            **PretrainedExtractor.rules(self),
+            **PretrainedNetwork.rules(self),
             "config": cited(self.model, config=True, revision=self.revision),
             "vision": cited(str(clip.model), images=True, config=True),
             "vision_weights": clip.rules()["weights"],

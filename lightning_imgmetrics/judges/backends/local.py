@@ -11,12 +11,12 @@ from jinja2 import TemplateError
 from torch import nn
 
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import ImgMetricsError, WeightsMismatch
+from lightning_imgmetrics.errors import ImgMetricsError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question
 from lightning_imgmetrics.judges.backends.generation import Speaker
 from lightning_imgmetrics.models.base.checkpoint import cited
-from lightning_imgmetrics.models.base.extractor import Extractor
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _OTHERS = ("generation_config.json", "chat_template.json", "qformer_tokenizer/tokenizer.json")  # that change answers
@@ -24,7 +24,7 @@ _ASKED = 2  # raised whenever questions are put otherwise: what was answered to 
 
 
 @dataclass(frozen=True)
-class LocalJudge(PretrainedExtractor, Judge):
+class LocalJudge(PretrainedNetwork, Judge):
     """A checkpoint folder or hub id that transformers reads as image-text-to-text: Qwen-VL, LLaVA, PaliGemma, BLIP.
 
     Messages go through the checkpoint's own chat template, images through its own processor; what looks like one of
@@ -34,6 +34,12 @@ class LocalJudge(PretrainedExtractor, Judge):
     """
 
     dtype: str = field(default="bfloat16", kw_only=True)
+    batch_size: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype not in _DTYPES:
+            raise UnknownName("dtype", self.dtype, _DTYPES)
 
     @property
     def key(self) -> Any:
@@ -51,10 +57,9 @@ class LocalJudge(PretrainedExtractor, Judge):
         if self.where() is None:  # only then can its files be told from others
             self.network(device)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.concurrency != 1:
-            raise ValueError(f"`concurrency` of a local judge must be 1, got {self.concurrency}: it has `batch_size`")
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return (self,)
 
     def identity(self) -> Mapping[str, object]:
         import transformers
@@ -66,7 +71,8 @@ class LocalJudge(PretrainedExtractor, Judge):
         return {**super().rules(), "processor": processor.rpartition("@")[2]}
 
     def signature(self) -> dict[str, str]:
-        return Extractor.signature(self)
+        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        return {"network": self.card.name, **self.rules(), **dtype}
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
         with full_precision(device):

@@ -25,6 +25,7 @@ class TextReader(Judge):
 
     read: Read = field(kw_only=False)
     name: str = ""
+    batch_size: int = 1
 
     def identity(self) -> Mapping[str, object] | None:
         return {"reader": self.name} if self.name else None

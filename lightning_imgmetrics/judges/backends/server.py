@@ -50,8 +50,6 @@ class ServerJudge(Judge):
             raise ValueError("`model` must be the name under which the server serves it, got ''")
         if self.image_format not in IMAGE_FORMATS:
             raise UnknownName("image_format", self.image_format, IMAGE_FORMATS)
-        if self.batch_size != 1:
-            raise ValueError(f"`batch_size` of a server must be 1, got {self.batch_size}: `concurrency` is what it has")
         if not 0 < self.timeout < math.inf or self.max_tries < 1 or self.top_logprobs < 1:
             raise ValueError(
                 "`timeout` must be above 0 and finite, `max_tries` and `top_logprobs` at least 1, got"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 from lightning_imgmetrics.judges.backends.base import Decoding, Judge
@@ -20,6 +20,8 @@ from lightning_imgmetrics.judges.metrics.queries import (
     read_answers,
 )
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.models.base.extractor import Uint8Pixels
+from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.result import Signature
 
 
@@ -40,7 +42,8 @@ class JudgeMetric(VerdictMetric):
     fault = "the judge gave no usable answer"
     patience = 3600.0  # answers come at unlike speeds, and from the cache on some ranks alone
     default_decoding: ClassVar[Decoding] = Decoding()
-    extractor: Judge
+    extractor = Uint8Pixels()  # one for all judges: a suite hands the same images to each
+    judge: Judge
 
     def __init__(
         self,
@@ -65,8 +68,19 @@ class JudgeMetric(VerdictMetric):
         if repeats > 1:
             self.marks = (*self.marks, "spread")
         super().__init__(**kwargs)
-        self.extractor = as_judge(judge)
+        self.judge = as_judge(judge)
         self.retries, self.repeats, self.calibration = retries, repeats, calibration
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return self.judge.networks
+
+    def set_precision(self, *, dtype: str | None, compiled: bool) -> None:
+        if dtype is not None and any(field.name == "dtype" for field in fields(self.judge)):
+            self.judge = replace(self.judge, dtype=dtype)  # type: ignore[call-arg]
+
+    def network_signature(self) -> dict[str, str]:
+        return {**self.judge.signature(), **super().network_signature()}
 
     @abstractmethod
     def asks(self, sample: Sample) -> Sequence[Ask]:
@@ -83,7 +97,7 @@ class JudgeMetric(VerdictMetric):
             decoding = replace(self.decoding, seed=self.decoding.seed + k)
             flat = [(i, ask) for i, some in enumerate(asks) for ask in some]
             readings = read_answers(
-                self.extractor, [ask for _, ask in flat], decoding, retries=self.retries, device=self.device
+                self.judge, [ask for _, ask in flat], decoding, retries=self.retries, device=self.device
             )
             for (i, _), reading in zip(flat, readings, strict=True):
                 counts[i][0] += reading.given

@@ -91,7 +91,7 @@ class VQAScore(JudgeMetric):
         if answer is not None and not answer.strip():
             raise ValueError(f"`answer` must be a text, got {answer!r}")
         super().__init__(judge, retries=0, **kwargs)
-        local = isinstance(self.extractor, LocalJudge)
+        local = isinstance(self.judge, LocalJudge)
         self.thinking = thinking
         # Thoughts would come before the answer. Servers may refuse a word about them, so there the caller decides.
         self.decoding = Decoding(max_tokens=1, thinking=False if local and thinking is None else thinking)
@@ -102,7 +102,7 @@ class VQAScore(JudgeMetric):
     @functools.cached_property
     def family(self) -> Family:
         """How models of the judge's kind are asked."""
-        kind, language = model_kind(self.extractor)
+        kind, language = model_kind(self.judge)
         return FAMILIES.get(f"{kind}/{language}") or FAMILIES.get(kind) or _OTHERS
 
     @property

@@ -116,8 +116,18 @@ class ImageMetric(StreamMetric):
 
     def signature(self) -> Signature:
         """Everything that changes the value, the samples aside."""
-        network = {} if self.extractor is None else {**self.extractor.signature(), "layer": "+".join(self.layers)}
-        return Signature.of(metric=self.name, **network, **self.parameters_of_value(), version=__version__)
+        return Signature.of(
+            metric=self.name, **self.network_signature(), **self.parameters_of_value(), version=__version__
+        )
+
+    def network_signature(self) -> dict[str, str]:
+        """Which network, and which of its layers, the value comes from, for the signature."""
+        return {} if self.extractor is None else {**self.extractor.signature(), "layer": "+".join(self.layers)}
+
+    def set_precision(self, *, dtype: str | None, compiled: bool) -> None:
+        """Run the network in `dtype`, None for its own, and compiled or not."""
+        if self.extractor is not None:
+            self.extractor = replace(self.extractor, dtype=dtype or self.extractor.dtype, compiled=compiled)
 
     def parameters_of_value(self) -> dict[str, object]:
         """Constructor arguments that change the value, for the signature."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._images import quantize, unit
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import NonFiniteFeatures, ShapeError, UnknownName
 from lightning_imgmetrics.models.base.network import LOCK, FileNetwork, Network, in_parts
@@ -173,6 +173,17 @@ class PixelExtractor(Extractor):
 
     def signature(self) -> dict[str, str]:
         return {}
+
+
+@dataclass(frozen=True)
+class Uint8Pixels(PixelExtractor):
+    """The images as judges see them: the layer "pixels" is a list of uint8 images (3, h, w), always on the CPU."""
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return quantize(images)
+
+    def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
+        return {"pixels": [image for batch in batches for image in self.prepare(batch).cpu()]}
 
 
 class Scorer(Extractor):

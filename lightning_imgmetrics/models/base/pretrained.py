@@ -24,7 +24,7 @@ from lightning_imgmetrics.models.base.checkpoint import (
     weights_files,
 )
 from lightning_imgmetrics.models.base.extractor import Extractor
-from lightning_imgmetrics.models.base.network import require_fit
+from lightning_imgmetrics.models.base.network import Network, require_fit
 from lightning_imgmetrics.models.base.weights import ModelCard, offline, sha256
 
 _LICENSES = {  # by prefix; empty where the publisher states none
@@ -39,7 +39,7 @@ _LICENSES = {  # by prefix; empty where the publisher states none
 
 
 @dataclass(frozen=True)
-class PretrainedExtractor(Extractor):
+class PretrainedNetwork(Network):
     """A checkpoint folder, a name below `IMGMETRICS_WEIGHTS`, or a hub id at `revision`.
 
     Nothing is asked of the hub where the environment says offline. The signature carries the digest of the weights
@@ -123,6 +123,11 @@ class PretrainedExtractor(Extractor):
     def rules(self) -> dict[str, str]:
         folder = self.where()
         return {"weights": digests(weights_files(folder)) if folder else self.revision or "main"}
+
+
+@dataclass(frozen=True)
+class PretrainedExtractor(PretrainedNetwork, Extractor):
+    """A checkpoint that returns features of images."""
 
 
 def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:

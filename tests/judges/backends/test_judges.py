@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import threading
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning_imgmetrics.errors import JudgeFailed, JudgeUnavailable, ShapeErro
 from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.resolve import as_judge
+from lightning_imgmetrics.judges.backends.server import ServerJudge
 from lightning_imgmetrics.judges.metrics.queries import Sample
 
 CPU = torch.device("cpu")
@@ -337,9 +339,23 @@ def test_a_question_that_cannot_be_put_stops_no_other(noisy: str) -> None:
     assert answers[0::2] == judge.ask([question(0), question(1)], Decoding(max_tokens=30), CPU)
 
 
-def test_local_judges_have_one_line(noisy: str) -> None:
-    with pytest.raises(ValueError, match="`concurrency` of a local judge must be 1, got 4: it has `batch_size`"):
-        LocalJudge(noisy, concurrency=4)
+def test_a_judge_offers_what_its_kind_has() -> None:
+    local, server = (
+        {field.name for field in fields(judge)} for judge in (LocalJudge("folder"), ServerJudge("m", "http://host/v1"))
+    )
+    assert local & {"dtype", "batch_size", "concurrency"} == {"dtype", "batch_size"}
+    assert server & {"dtype", "batch_size", "concurrency", "compiled"} == {"concurrency"}
+    assert not {"load", "offload", "prefetch", "prepare"} & set(dir(ServerJudge))
+    assert LocalJudge("folder").networks == (LocalJudge("folder"),)
+    assert ServerJudge("m", "http://host/v1").networks == ()
+
+
+def test_a_suite_hands_the_same_images_to_all_judges() -> None:
+    judges = [scripted(), scripted(), ScriptedJudge(lambda q: "0.5")]
+    suite = MetricSuite({f"grade{i}": Grade(judge) for i, judge in enumerate(judges)})
+    suite.update([picture(0), picture(1, (56, 28))], prompts="p")
+    for shown in zip(*(judge.asked for judge in judges), strict=True):
+        assert len({id(question.images[0]) for question in shown}) == 1
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "chat_template.jinja", "processor_config.json"])
@@ -437,7 +453,7 @@ def test_a_judge_that_never_gives_the_form(said: str | None) -> None:
     m.update(images=[picture(i) for i in range(3)], prompts="p")
     with pytest.raises(JudgeFailed, match=r"no usable answer for 3 of 3 samples, `max_failed` is 0\.2"):
         m.compute()
-    assert len(m.extractor.asked) == (12 if said else 3)  # type: ignore[attr-defined]
+    assert len(m.judge.asked) == (12 if said else 3)  # type: ignore[attr-defined]
 
 
 def test_too_many_failures_are_an_error_with_reasons() -> None:

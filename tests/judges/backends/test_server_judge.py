@@ -482,7 +482,7 @@ def test_a_metric_that_holds_it_is_copied_and_pickled() -> None:
         for copied in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
             copied.update(images=random_images(3, 8, seed=1), ids=[2, 3, 4])
             assert float(copied.compute()) == 7
-            assert copied.extractor == metric.extractor
+            assert copied.judge == metric.judge
     assert set(server.asked.values()) == {1}
 
 
@@ -521,7 +521,6 @@ def test_as_judge_reads_a_model_at_a_url() -> None:
         (dict(model=""), "`model` must be the name"),
         (dict(image_format="webp"), "`image_format` must be one of 'png', 'jpeg'; got 'webp'"),
         (dict(concurrency=0), "`concurrency` must be at least 1, got 0"),
-        (dict(batch_size=2), "`batch_size` of a server must be 1, got 2"),
         (dict(timeout=math.inf), "`timeout` must be above 0 and finite"),
         (dict(max_tries=0), "`max_tries` and `top_logprobs` at least 1"),
         (dict(top_logprobs=0), "`max_tries` and `top_logprobs` at least 1"),

@@ -27,7 +27,7 @@ ASKED = [case for case in JUDGED if not case.startswith("geneval")]
 @pytest.mark.parametrize("case", ASKED)
 def test_every_answer_is_on_record(case: str) -> None:
     metric = make(case)
-    judge = metric.extractor
+    judge = metric.judge
     script, said = judge.script, []
 
     def remembered(question: Any) -> Any:

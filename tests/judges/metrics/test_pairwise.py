@@ -119,7 +119,7 @@ def test_half_an_answer_is_none_and_no_tie(text: str | None, swapped: bool) -> N
     with pytest.raises(JudgeFailed, match="no usable answer for 2 of 2"):
         m.compute()
     assert len(m.outcomes().outcome) == 0
-    m.extractor = by_place(said(1), said(2))
+    m.judge = by_place(said(1), said(2))
     m.update(images=IMAGES[2:3], rivals=RIVALS[2:3], prompts="a", ids=[0])
     result = m.result()
     assert (result.value, result.n, result.details["n_failed"], result.details["tie_rate"]) == (1, 1, 2, 0)

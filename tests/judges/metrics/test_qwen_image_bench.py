@@ -255,8 +255,8 @@ def test_bad_dimensions(dimensions: Any, error: type[Exception], match: str) -> 
 def test_signature_and_defaults() -> None:
     metric = QwenImageBench()
     assert metric.decoding == Decoding(max_tokens=4096, repetition_penalty=1.05, thinking=True)
-    assert isinstance(metric.extractor, LocalJudge)
-    assert metric.extractor.model == "Qwen/Qwen-Image-Bench"
+    assert isinstance(metric.judge, LocalJudge)
+    assert metric.judge.model == "Qwen/Qwen-Image-Bench"
     fields = metric.signature().fields
     assert fields["dimensions"] == "+".join(DIMENSIONS.values())
     assert (fields["template"], fields["thinking"], fields["repetition_penalty"]) == ("generic", "True", "1.05")

@@ -176,7 +176,7 @@ def test_one_ranking_that_cannot_be_read_leaves_no_score(text: str | None) -> No
     m.update(images=IMAGES[:1], rivals=RIVALS[:1], prompts="p", ids=[3])
     with pytest.raises(JudgeFailed, match="no usable answer for 1 of 1"):
         m.compute()
-    m.extractor = ScriptedJudge(by_light)
+    m.judge = ScriptedJudge(by_light)
     m.update(images=IMAGES[1:2], rivals=RIVALS[1:2], prompts="p", ids=[4])
     result = m.result()
     assert (result.n, result.details["n_failed"]) == (1, 1)
@@ -256,7 +256,7 @@ def test_without_ids_a_sample_is_shown_as_its_place_says_also_after_a_reset() ->
     numbered.update(images=IMAGES, rivals=RIVALS, prompts=PROMPTS, ids=range(N))
     placed.update(images=IMAGES, rivals=RIVALS, prompts=PROMPTS)
     placed.reset()
-    placed.extractor = judges[2]
+    placed.judge = judges[2]
     placed.update(images=IMAGES, rivals=RIVALS, prompts=PROMPTS)
     for other in judges[1:]:
         assert all(

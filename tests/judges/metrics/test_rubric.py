@@ -368,7 +368,7 @@ def test_a_criterion_without_a_score_leaves_the_sample_without_one(text: str) ->
         m.compute()
     (record,) = m.records()
     assert (record["score"], record["subject"], record["finish"]) == (None, 6, None)
-    m.extractor = judge_of(subject=8, finish=5)
+    m.judge = judge_of(subject=8, finish=5)
     m.update(images=random_images(1, 8, seed=1), prompts="a", ids=[6])
     result = m.result()
     assert result.value == pytest.approx((3 * 0.8 + 1) / 4)

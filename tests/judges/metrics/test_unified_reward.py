@@ -386,14 +386,14 @@ def test_bad_arguments(kind: Any, arguments: dict[str, Any], error: type[Excepti
 def test_signatures_and_defaults() -> None:
     point, pair = UnifiedReward(), UnifiedReward(mode="pairwise")
     assert point.decoding == pair.decoding == Decoding(max_tokens=4096, thinking=False)
-    assert isinstance(point.extractor, LocalJudge)
-    assert point.extractor.model == "CodeGoat24/UnifiedReward-2.0-qwen35-9b"
+    assert isinstance(point.judge, LocalJudge)
+    assert point.judge.model == "CodeGoat24/UnifiedReward-2.0-qwen35-9b"
     fields = point.signature().fields
     assert (fields["mode"], fields["template"], fields["thinking"]) == ("pointwise", "generic", "False")
     assert "orders" not in fields
     assert pair.signature().fields["orders"] == "2"
     edit = UnifiedRewardEdit(mode="pairwise_score", orders=1)
-    assert edit.extractor.model == "CodeGoat24/UnifiedReward-Edit-qwen3vl-8b"
+    assert edit.judge.model == "CodeGoat24/UnifiedReward-Edit-qwen3vl-8b"
     assert [edit.signature().fields[name] for name in ("mode", "orders")] == ["pairwise_score", "1"]
 
 
@@ -415,7 +415,7 @@ def test_signatures_and_defaults() -> None:
 def test_the_published_words(metric: Any, digest: str) -> None:
     judged = updated(metric())
     assert judged.signature().fields["template"] == digest
-    asked = texts_of(judged.extractor.asked[0])
+    asked = texts_of(judged.judge.asked[0])
     assert ("a cat" in asked) == bool(judged.inputs)
 
 

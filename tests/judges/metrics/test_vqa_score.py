@@ -557,7 +557,7 @@ class TestClipFlanT5:
         (tmp_path / "clip-flant5-like").mkdir()
         (tmp_path / "clip-flant5-like" / "config.json").write_text('{"model_type": "qwen2_vl", "architectures": []}')
         assert type(as_judge(str(tmp_path / "clip-flant5-like"))) is LocalJudge
-        assert VQAScore().extractor == ClipFlanT5Judge("zhiqiulin/clip-flant5-xxl")
+        assert VQAScore().judge == ClipFlanT5Judge("zhiqiulin/clip-flant5-xxl")
         assert ClipFlanT5Judge("zhiqiulin/clip-flant5-xxl").dtype == "bfloat16"
 
     def test_signature(self, folders: dict[str, Any]) -> None:

@@ -271,9 +271,9 @@ def test_free_answers_go_to_the_closest_choice(encoder: str) -> None:
     assert [row["choice"] for row in rows] == ["red", *closest[1:]]
     assert [row["answer"] for row in rows] == [text.strip() for text in said]
     assert float(metric.compute()) == sum(row["choice"] == CHOICES[j] for j, row in enumerate(rows)) / 4
-    assert "Choices" not in texts_of(metric.extractor.asked[0])
+    assert "Choices" not in texts_of(metric.judge.asked[0])
     assert "|embedder:" in metric.result().signature
-    assert metric.networks[1:] == (embedder,)
+    assert metric.networks == (embedder,)
 
 
 def test_literal_answers_need_no_embedder() -> None:
