@@ -15,7 +15,7 @@ from lightning_imgmetrics.errors import WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.clip_flant5_net import ClipFlanT5, clip_flant5_keys, projector
 from lightning_imgmetrics.judges.backends.local import LocalJudge
-from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
+from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
 from lightning_imgmetrics.models.base.network import filled
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled

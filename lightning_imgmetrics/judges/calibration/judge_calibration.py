@@ -15,7 +15,7 @@ import numpy as np
 
 from lightning_imgmetrics.data.ratings import read_ratings
 from lightning_imgmetrics.errors import NotEnoughSamples, UnknownName, ValueRangeError
-from lightning_imgmetrics.judges.calibration.rated import Rated
+from lightning_imgmetrics.judges.calibration.matched_ratings import Rated
 from lightning_imgmetrics.judges.calibration.record import Calibration
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 

@@ -16,9 +16,9 @@ from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Judge, Qu
 from lightning_imgmetrics.judges.backends.clip_flant5 import CLIP_FLANT5, squared
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.resolve import model_kind
-from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
+from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.metrics.base.metric import as_texts
 from lightning_imgmetrics.models.prompt_templates.templates import Template, find_template
 

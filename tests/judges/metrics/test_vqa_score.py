@@ -35,9 +35,9 @@ from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, J
 from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge, squared
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.resolve import as_judge
-from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
 from lightning_imgmetrics.judges.metrics.queries import Sample
 from lightning_imgmetrics.judges.metrics.vqa_score import VQAScore
+from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard, find_template
 
 pytestmark = pytest.mark.filterwarnings("ignore:the prompt vqascore-system:UserWarning")  # the generic one stands in

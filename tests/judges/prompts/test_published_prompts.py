@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_imgmetrics.errors import WeightsMismatch
-from lightning_imgmetrics.judges.backends.vqascore_prompt import VQASCORE_SYSTEM
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import (
     QWEN_BODY,
     QWEN_CHECKLISTS,
@@ -30,6 +29,7 @@ from lightning_imgmetrics.judges.prompts.unified_reward import (
     UNIFIED_REWARD_POINT_DIFFSYNTH,
 )
 from lightning_imgmetrics.judges.prompts.vie_score import VIESCORE_PQ, VIESCORE_SC
+from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.prompt_templates.quoting import inert
 from lightning_imgmetrics.models.prompt_templates.templates import (
     HPSV3_INSTRUCTION,
