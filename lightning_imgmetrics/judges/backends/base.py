@@ -98,6 +98,10 @@ class Judge(ABC):
     batch_size = 1  # questions of one `reply`
     concurrency = 1  # calls of `reply` at a time
 
+    # What a metric may rely on; the defaults hold for a judge of which nothing more is known.
+    can_refuse = True  # its text may be a refusal
+    ignores_thinking = False  # `Decoding.thinking` does no harm where the model does not know it
+
     def __post_init__(self) -> None:
         for name in ("batch_size", "concurrency"):
             if getattr(self, name) < 1:
@@ -117,6 +121,10 @@ class Judge(ABC):
     def signature(self) -> dict[str, str]:
         """What the signature of a metric says about this judge."""
         return {"network": type(self).__name__}
+
+    def model_types(self) -> tuple[str, str]:
+        """`model_type` of the model and of its language model, as their configurations have them; "" where unknown."""
+        return "", ""
 
     @property
     def networks(self) -> tuple[Network, ...]:

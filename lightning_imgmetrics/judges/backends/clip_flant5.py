@@ -71,6 +71,9 @@ class ClipFlanT5Judge(LocalJudge):
             "template": self.opening.origin,
         }
 
+    def model_types(self) -> tuple[str, str]:
+        return "clip_t5", "t5"
+
     def where(self) -> Path | None:
         """The checkpoint's folder; None where it, its CLIP or its tokenizer is absent."""
         here = self.clip.where() is not None and vocabulary(self.tokenizer)

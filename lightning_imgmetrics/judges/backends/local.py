@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ImgMetricsError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question
 from lightning_imgmetrics.judges.backends.generation import Speaker
-from lightning_imgmetrics.models.base.checkpoint import cited
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
@@ -41,6 +42,8 @@ class LocalJudge(PretrainedNetwork, Judge):
         if self.dtype not in _DTYPES:
             raise UnknownName("dtype", self.dtype, _DTYPES)
 
+    ignores_thinking = True  # as the chat templates that do not ask for it
+
     @property
     def key(self) -> Any:
         return *super().key, self.dtype  # type: ignore[misc]
@@ -65,6 +68,15 @@ class LocalJudge(PretrainedNetwork, Judge):
         import transformers
 
         return {**self.signature(), "transformers": transformers.__version__, "asked": _ASKED}
+
+    def model_types(self) -> tuple[str, str]:
+        """Read from the configuration. Raises MissingWeights where there is none, WeightsMismatch for a broken one."""
+        path = checkpoint_file(self.model, "config.json", self.revision)
+        try:
+            config = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+            return config.get("model_type", ""), (config.get("text_config") or {}).get("model_type", "")
+        except (ValueError, AttributeError) as error:
+            raise WeightsMismatch(f"{path} cannot be read as the configuration of a checkpoint: {error}") from error
 
     def rules(self) -> dict[str, str]:
         processor = cited(self.model, images=True, config=True, revision=self.revision, others=_OTHERS)

@@ -27,6 +27,8 @@ class TextReader(Judge):
     name: str = ""
     batch_size: int = 1
 
+    can_refuse = False  # it returns what it reads
+
     def identity(self) -> Mapping[str, object] | None:
         return {"reader": self.name} if self.name else None
 

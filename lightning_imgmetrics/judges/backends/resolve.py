@@ -1,14 +1,10 @@
-"""What names a judge, and what kind of model it is."""
+"""The judge that an argument names."""
 
 from __future__ import annotations
 
-import json
-
-from lightning_imgmetrics.errors import WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge, is_clip_flant5
 from lightning_imgmetrics.judges.backends.local import LocalJudge
-from lightning_imgmetrics.models.base.checkpoint import checkpoint_file
 
 
 def as_judge(judge: Judge | str) -> Judge:
@@ -23,20 +19,3 @@ def as_judge(judge: Judge | str) -> Judge:
 
         return ServerJudge(model, url)
     return ClipFlanT5Judge(judge) if is_clip_flant5(judge) else LocalJudge(judge)
-
-
-def model_kind(judge: Judge) -> tuple[str, str]:
-    """`model_type` of a local judge, and that of its language model, as its configuration has them; else empty texts.
-
-    MissingWeights where the configuration is neither on this machine nor on the hub, WeightsMismatch where it is none.
-    """
-    if isinstance(judge, ClipFlanT5Judge):
-        return "clip_t5", "t5"
-    if not isinstance(judge, LocalJudge):
-        return "", ""
-    path = checkpoint_file(judge.model, "config.json", judge.revision)
-    try:
-        config = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        return config.get("model_type", ""), (config.get("text_config") or {}).get("model_type", "")
-    except (ValueError, AttributeError) as error:
-        raise WeightsMismatch(f"{path} cannot be read as the configuration of a checkpoint: {error}") from error

@@ -14,8 +14,6 @@ from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Judge, Question, turn
 from lightning_imgmetrics.judges.backends.clip_flant5 import CLIP_FLANT5, squared
-from lightning_imgmetrics.judges.backends.local import LocalJudge
-from lightning_imgmetrics.judges.backends.resolve import model_kind
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
@@ -91,18 +89,18 @@ class VQAScore(JudgeMetric):
         if answer is not None and not answer.strip():
             raise ValueError(f"`answer` must be a text, got {answer!r}")
         super().__init__(judge, retries=0, **kwargs)
-        local = isinstance(self.judge, LocalJudge)
         self.thinking = thinking
-        # Thoughts would come before the answer. Servers may refuse a word about them, so there the caller decides.
-        self.decoding = Decoding(max_tokens=1, thinking=False if local and thinking is None else thinking)
+        # Thoughts would come before the answer. A server may reject the option, so there the caller decides.
+        silent = self.judge.ignores_thinking and thinking is None
+        self.decoding = Decoding(max_tokens=1, thinking=False if silent else thinking)
         self._question, self._answer, self._variant = question, answer, variant
-        if not local:  # whose kind takes no file to tell
+        if not self.judge.networks:  # without a checkpoint to read, bad arguments are refused at once
             _ = self.scoring
 
     @functools.cached_property
     def family(self) -> Family:
         """How models of the judge's kind are asked."""
-        kind, language = model_kind(self.judge)
+        kind, language = self.judge.model_types()
         return FAMILIES.get(f"{kind}/{language}") or FAMILIES.get(kind) or _OTHERS
 
     @property

@@ -77,7 +77,7 @@ class TextRendering(BenchmarkMetric[TextTarget]):
 
     def _read(self, target: TextTarget, answer: str) -> str | None:
         text = text_in(answer)
-        if text is None or isinstance(self.judge, TextReader):  # an engine has read what it gives
+        if text is None or not self.judge.can_refuse:
             return text
         missed = word_accuracy(" ".join(target.texts), text, self._languages[target.id]) == 0
         return None if missed and refused(text) else text
