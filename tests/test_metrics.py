@@ -70,7 +70,7 @@ from lightning_imgmetrics.errors import (
     SignatureMismatch,
     UnknownName,
 )
-from lightning_imgmetrics.functional.intervals import jackknife
+from lightning_imgmetrics.functional.resampling import jackknife
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.models.base.custom import CustomExtractor

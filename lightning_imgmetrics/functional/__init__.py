@@ -1,1 +1,1 @@
-"""Numerics as pure functions: tensors in, tensors out."""
+"""Numerical methods as pure functions: tensors in, tensors out."""

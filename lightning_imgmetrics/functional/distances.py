@@ -1,8 +1,8 @@
-"""Exact decisions about distances at the speed of float32 matrix products.
+"""Exact comparisons of distances at the speed of float32 matrix products.
 
 A measure bounds a block of keys (distances, cosines) from below by one float32 product, with a margin that rounding
-cannot exceed (Higham 2002, section 3.1). Whatever the margin leaves open is computed again from the float64 rows, in
-an order of summation that does not depend on block, rank or device. So ties, duplicates and copies come out exactly.
+cannot exceed (Higham 2002, section 3.1). Comparisons within the margin are recomputed from the float64 rows, in an
+order of summation that does not depend on block, rank or device. So ties, duplicates and copies are decided exactly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lightning_imgmetrics.errors import NonFiniteFeatures
 
 BLOCK = 1024  # rows and columns of a product: 4 MB of float32 keys
 UNIT = 2.0**-24  # unit roundoff of float32
-TINY = 2.0**-110  # what underflow to zero may lose, in rows scaled to at most 1
+TINY = 2.0**-110  # bound on the loss by underflow, for rows scaled to at most 1
 Left = tuple[Tensor, Tensor]
 
 
 def blocks(n: int, share: tuple[int, int] = (0, 1), size: int = BLOCK) -> Iterator[slice]:
-    """The slices of n rows that belong to `share` = (rank, world size): a fixed grid, dealt in turn."""
+    """The slices of n rows that belong to `share` = (rank, world size): a fixed grid, dealt out round-robin."""
     for start in range(share[0] * size, n, share[1] * size):
         yield slice(start, min(start + size, n))
 
@@ -35,7 +35,7 @@ def product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
 
 
 def mean_row(x: Tensor) -> Tensor:
-    """float64 mean (d,), block by block; the place where NaN and infinity show."""
+    """float64 mean (d,) of x (n, d), block by block; NonFiniteFeatures for NaN and infinity."""
     total = sum((x[block].double().sum(0) for block in blocks(len(x))), x.new_zeros(x.shape[1], dtype=torch.float64))
     if not total.isfinite().all():
         raise NonFiniteFeatures(f"features must be finite, got NaN or infinity among {len(x)} rows")
@@ -43,7 +43,7 @@ def mean_row(x: Tensor) -> Tensor:
 
 
 class Measure(Protocol):
-    """Keys between the rows of two matrices; small keys are near."""
+    """Keys between the rows of two matrices; a smaller key is nearer."""
 
     shape: tuple[int, int]
     device: torch.device
@@ -89,7 +89,7 @@ class Euclidean:
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         if len(rows) <= 1 << 16:
             distance = self._direct(rows, columns).sqrt()
-        else:  # many open decisions mean duplicates: equal pairs of rows are computed once
+        else:  # many comparisons within the margin mean duplicates: equal pairs of rows are computed once
             pairs, inverse = self._pair_keys(rows, columns).unique(return_inverse=True)
             first = torch.empty_like(pairs).scatter_(0, inverse, torch.arange(len(rows), device=rows.device))
             distance = self._direct(rows[first], columns[first]).sqrt()[inverse]
@@ -97,10 +97,10 @@ class Euclidean:
 
     def squared(self, left: Left, rows: Tensor, columns: slice) -> Tensor:
         """Squared distances (r, c) of the rows in `left`, float64 by float32 product; close pairs are exact."""
-        found = self._squared(left, columns, 1.0).clamp_(min=0)
+        product = self._squared(left, columns, 1.0).clamp_(min=0)
         norms = left[1].float() + self.norm_y[columns].float()
-        i, j = (found <= 0.01 * norms).nonzero(as_tuple=True)  # where cancellation would cost digits
-        result = found.double().div_(self.unit**2)
+        i, j = (product <= 0.01 * norms).nonzero(as_tuple=True)  # where cancellation would cost digits
+        result = product.double().div_(self.unit**2)
         result[i, j] = self.exact(rows[i], j + columns.start).square()
         return result
 
@@ -112,7 +112,7 @@ class Euclidean:
         return (x.to(self.dtype) - self.center).mul_(self.scale).float()
 
     def _norms(self, x: Tensor) -> tuple[Tensor, float]:
-        """Squared norms (n,) float64 of the centered rows and their largest absolute entry."""
+        """Squared norms (n,) float64 of the centered rows, and their largest absolute entry."""
         norms, top = x.new_zeros(len(x), dtype=torch.float64), 0.0
         for block in blocks(len(x)):
             rows = x[block].double() - self.center
@@ -165,7 +165,7 @@ class Cosine:
 
 
 def ordered_sum(x: Tensor) -> Tensor:
-    """Sum over the last axis (overwritten), in one order for every shape and device: halves are added pairwise."""
+    """Sum over the last axis, which is overwritten, in one order for every shape and device: pairwise by halves."""
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
         x[..., :half] += x[..., -half:]
@@ -184,7 +184,7 @@ def _inverse_norms(x: Tensor) -> Tensor:
 
 
 def _row_hash(x: Tensor) -> Tensor:
-    """64-bit hashes (n,) of the bits of each row; equal rows share theirs, others do with probability 2^-64."""
+    """64-bit hashes (n,) of the bits of each row; equal rows have equal hashes, others with probability 2^-64."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-(2**63), 2**63 - 1, (x.shape[1],), generator=generator).to(x.device)

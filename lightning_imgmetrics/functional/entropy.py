@@ -1,4 +1,4 @@
-"""Entropies of features: Inception score, Vendi score."""
+"""Scores from the entropy of features: Inception score, Vendi score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
 
 
 def class_probabilities(logits: Tensor) -> Tensor:
-    """Rows [p, sum p log p] (n, c + 1) float64 of the softmax of logits (n, c); `inception_score` takes their means."""
+    """Rows [p, sum p log p] (n, c + 1) float64 of the softmax of logits (n, c), whose means `inception_score` takes.
+
+    >>> class_probabilities(torch.zeros(1, 2))
+    tensor([[ 0.5000,  0.5000, -0.6931]], dtype=torch.float64)
+    """
     bind_shapes(logits=(logits, "n c"))
     p = logits.double().softmax(1)
     return torch.cat([p, -torch.special.entr(p).sum(1, keepdim=True)], 1)
@@ -21,8 +25,12 @@ def class_probabilities(logits: Tensor) -> Tensor:
 def inception_score(count: Tensor, mean_p: Tensor, mean_plogp: Tensor) -> Tensor:
     """exp of the mean KL(p(y|x) || p(y)) of each split -> (s,) float64, from 1 to c (Salimans et al. 2016).
 
-    `count` (s,) samples of a split, `mean_p` (s, c) its mean class probabilities, `mean_plogp` (s,) its mean of
-    sum p log p, in nats. NotEnoughSamples where a split is empty: leave it out.
+    `count` (s,) samples of each split, `mean_p` (s, c) their mean class probabilities, `mean_plogp` (s,) their mean of
+    sum p log p, in nats. NotEnoughSamples if a split is empty: leave it out.
+
+    >>> p = torch.eye(4)  # four images, each certainly of another class
+    >>> inception_score(torch.tensor([4]), p.mean(0, keepdim=True), torch.zeros(1)).round(decimals=4)
+    tensor([4.], dtype=torch.float64)
     """
     bind_shapes(count=(count, "s"), mean_p=(mean_p, "s c"), mean_plogp=(mean_plogp, "s"))
     if (count < 1).any():
@@ -32,10 +40,14 @@ def inception_score(count: Tensor, mean_p: Tensor, mean_plogp: Tensor) -> Tensor
 
 
 def vendi_score(second_moment: Tensor, *, order: float = 1.0) -> Tensor:
-    """Effective number of different samples, from E[x xᵀ] (d, d) of unit vectors -> scalar float64, from 1 to d.
+    """Effective number of distinct samples, from E[x xᵀ] (d, d) of unit vectors -> scalar float64, from 1 to d.
 
-    exp of the Rényi entropy of its eigenvalues, whose sum must be 1: order 1 is Shannon's, `math.inf` looks at the
-    largest alone, 0 counts them (Friedman & Dieng 2023; Pasarkar & Dieng 2024). They are those of the n x n kernel.
+    exp of the Rényi entropy of its eigenvalues, which are those of the n x n kernel over n and must sum to 1. Order 1
+    is Shannon's entropy, `math.inf` uses the largest eigenvalue alone, 0 counts the non-zero ones (Friedman & Dieng
+    2023; Pasarkar & Dieng 2024).
+
+    >>> vendi_score(torch.eye(3) / 3).round(decimals=4)
+    tensor(3., dtype=torch.float64)
     """
     bind_shapes(second_moment=(second_moment, "d d"))
     second_moment = second_moment.double()
@@ -45,7 +57,7 @@ def vendi_score(second_moment: Tensor, *, order: float = 1.0) -> Tensor:
     if not order >= 0:
         raise ValueRangeError(f"`order` must be at least 0, got {order:g}")
     values = torch.linalg.eigvalsh(second_moment)
-    values = values[values > values[-1] * len(values) * torch.finfo(values.dtype).eps]  # the others are rounding
+    values = values[values > values[-1] * len(values) * torch.finfo(values.dtype).eps]  # drop rounding noise
     values = values / values.sum()
     if order == 1:
         return torch.special.entr(values).sum().exp()

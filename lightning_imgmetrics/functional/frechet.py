@@ -1,7 +1,7 @@
 """Fréchet distance between Gaussians, their squared 2-Wasserstein distance (Dowson & Landau 1982; Heusel et al. 2017).
 
-A factor of a covariance is F (r, d) with Fᵀ F = cov. tr (C1 C2)^1/2 is the sum of the roots of the eigenvalues of
-F1 C2 F1ᵀ, which is symmetric: no complex root, no repair of one, and one factorization serves every comparison.
+A factor of a covariance is F (r, d) with Fᵀ F = cov. tr (C1 C2)^1/2 is the sum of the square roots of the eigenvalues
+of F1 C2 F1ᵀ, which is symmetric: no complex square root, and one factorization serves every comparison.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from lightning_imgmetrics._shapes import bind_shapes
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
-    """From means (d,) and covariances (d, d), symmetric positive semidefinite -> scalar >= 0, squared feature units."""
+    """Fréchet distance from means (d,) and symmetric positive semidefinite covariances (d, d).
+
+    -> scalar >= 0, in squared feature units. ShapeError unless the shapes agree.
+
+    >>> frechet_distance(torch.zeros(2), torch.eye(2), torch.ones(2), 4 * torch.eye(2)).round(decimals=4)
+    tensor(4.)
+    """
     bind_shapes(mean1=(mean1, "d"), cov1=(cov1, "d d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
     return frechet_to_factor(mean1, psd_factor(cov1), mean2, cov2)
 
@@ -25,9 +31,13 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 def frechet_to_factor(
     mean1: Tensor, factor1: Tensor, mean2: Tensor, cov2: Tensor, *, rank: int | None = None
 ) -> Tensor:
-    """`frechet_distance` to a side whose factor (r, d) is known, such as a reference that stays: one eigvalsh.
+    """`frechet_distance` to a side given by its factor (r, d), such as a fixed reference: costs one eigvalsh.
 
-    `rank` bounds the rank of either covariance; n samples give n - 1, the eigenvalues beyond it are rounding noise.
+    `rank` bounds the rank of either covariance, n - 1 for n samples: eigenvalues beyond it are rounding noise.
+
+    >>> factor = psd_factor(torch.eye(2))
+    >>> frechet_to_factor(torch.zeros(2), factor, torch.ones(2), 4 * torch.eye(2)).round(decimals=4)
+    tensor(4.)
     """
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r d"), mean2=(mean2, "d"), cov2=(cov2, "d d"))
     trace1, trace2 = factor1.square().sum(), cov2.trace()
@@ -39,7 +49,12 @@ def frechet_to_factor(
 def frechet_of_factors(
     mean1: Tensor, factor1: Tensor, mean2: Tensor, factor2: Tensor, *, rank: int | None = None
 ) -> Tensor:
-    """`frechet_distance` of two factors (r1, d), (r2, d): an eigenproblem of size min(r1, r2), for n < d samples."""
+    """`frechet_distance` from two factors (r1, d), (r2, d): an eigenproblem of size min(r1, r2), for n < d samples.
+
+    >>> factor = psd_factor(torch.eye(2))
+    >>> frechet_of_factors(torch.zeros(2), factor, torch.ones(2), 2 * factor).round(decimals=4)
+    tensor(4.)
+    """
     bind_shapes(mean1=(mean1, "d"), factor1=(factor1, "r1 d"), mean2=(mean2, "d"), factor2=(factor2, "r2 d"))
     trace1, trace2 = factor1.square().sum(), factor2.square().sum()
     unit1, unit2 = _unit(trace1), _unit(trace2)
@@ -50,35 +65,46 @@ def frechet_of_factors(
 
 
 def psd_factor(cov: Tensor, *, rank: int | None = None) -> Tensor:
-    """F (r, d) with Fᵀ F = cov (d, d): Cholesky, or without what rounding left when cov is singular.
+    """F (r, d) with Fᵀ F = cov (d, d): by Cholesky; of a singular cov, without eigenvalues that are rounding noise.
 
-    `rank` bounds the rank of cov, n - 1 for n samples: the steps of a pivoted Cholesky beyond it are not taken.
+    `rank` bounds the rank of cov, n - 1 for n samples: pivoted Cholesky then stops after so many steps.
+
+    >>> psd_factor(torch.tensor([[4.0, 0.0], [0.0, 9.0]]))
+    tensor([[2., 0.],
+            [0., 3.]])
     """
     d = cov.shape[-1]
-    noise = d * torch.finfo(cov.dtype).eps  # relative size of an eigenvalue that rounding makes of 0
+    noise = d * torch.finfo(cov.dtype).eps  # relative size that rounding gives to a zero eigenvalue
     rank = d if rank is None else min(rank, d)
     if rank == d:
         lower, failed = torch.linalg.cholesky_ex(cov)
         if not failed and lower.diagonal().min() > noise**0.5 * lower.diagonal().max():
             return lower.mT
     if rank < d // 2 and cov.dtype == torch.float64:
-        return _pivoted(cov, rank, noise)
+        return _pivoted_cholesky(cov, rank, noise)
     values, vectors = torch.linalg.eigh(cov)
-    kept = values > values[-1].clamp(min=0) * noise
-    return (vectors[:, kept] * values[kept].sqrt()).mT
+    positive = values > values[-1].clamp(min=0) * noise
+    return (vectors[:, positive] * values[positive].sqrt()).mT
 
 
-def _pivoted(cov: Tensor, rank: int, noise: float) -> Tensor:
+def _pivoted_cholesky(cov: Tensor, rank: int, noise: float) -> Tensor:
     """Pivoted Cholesky, which stops at the rank."""
-    upper, pivots, found, _ = scipy.linalg.lapack.dpstrf(cov.cpu().numpy(), tol=noise * float(cov.diagonal().max()))
-    rank = min(rank, int(found))
+    tolerance = noise * float(cov.diagonal().max())
+    upper, pivots, numerical_rank, _ = scipy.linalg.lapack.dpstrf(cov.cpu().numpy(), tol=tolerance)
+    rank = min(rank, int(numerical_rank))
     factor = np.zeros((rank, len(cov)))
     factor[:, pivots - 1] = np.triu(upper)[:rank]
     return torch.from_numpy(factor).to(cov.device)
 
 
 def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and factor (n, d) of the sample covariance (ddof 1) of `features` (n, d), n >= 2, in float64."""
+    """Mean (d,) and factor (n, d) of the sample covariance (ddof 1) of `features` (n, d), n >= 2, in float64.
+
+    >>> mean, factor = row_factor(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    >>> mean, (factor.mT @ factor).round(decimals=4)
+    (tensor([1., 2.], dtype=torch.float64), tensor([[2., 2.],
+            [2., 2.]], dtype=torch.float64))
+    """
     bind_shapes(features=(features, "n d"))
     features = features.double()
     mean = features.mean(0)
@@ -86,13 +112,13 @@ def row_factor(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit(trace: Tensor) -> float:
-    """A power of 2 near the root of a trace so small or large that products of covariances leave float64; else 1."""
+    """A power of 2 near the square root of a trace for which products of covariances would leave float64; else 1."""
     exponent = math.frexp(float(trace))[1]
     return 1.0 if abs(exponent) < 200 else 2.0 ** (max(exponent, -1000) // 2)
 
 
 def _in_units(*pairs: tuple[Tensor, float]) -> tuple[Tensor, ...]:
-    """Each tensor divided by its unit, which powers of 2 leave exact."""
+    """Each tensor divided by its unit, a power of 2, so exactly."""
     return tuple(x if unit == 1 else x / unit for x, unit in pairs)
 
 
@@ -110,7 +136,7 @@ def _distance(
 
 
 def _congruence(factor: Tensor, cov: Tensor) -> Tensor:
-    """Lower triangle of factor cov factorᵀ; LAPACK takes a quarter of the work where the factor is triangular."""
+    """Lower triangle of factor cov factorᵀ; for a triangular factor LAPACK does it in a quarter of the work."""
     square = len(factor) == len(cov) and cov.device.type == "cpu" and cov.dtype == torch.float64
     if not square or factor.tril(-1).any():
         return factor @ cov @ factor.mT

@@ -1,8 +1,8 @@
 """Feature likelihood divergence (Jiralerspong et al. 2023): does a density around generated images explain real ones?
 
 A mixture of isotropic Gaussians, one around each generated sample, is fitted to the training features by its
-variances alone. Its negative log likelihood on held-out features penalizes poor fidelity and diversity, and copies:
-a Gaussian that sits on a training sample becomes narrow and explains nothing else.
+variances alone. Its negative log likelihood on held-out features penalizes poor fidelity, poor diversity and copies:
+a Gaussian centered on a training sample becomes narrow and explains nothing else.
 """
 
 from __future__ import annotations
@@ -22,19 +22,25 @@ CENTERS = 10_000  # Gaussians at most
 BATCH = 10_000  # rows of one step
 EPOCHS, RATE, CHANGE = 50, 0.5, 5e-4
 LIMIT = 40.0  # of a log variance: copies would drive it to minus infinity
-ROWS = 256  # rows of a block: 20 MB of float64 against CENTERS
-KEPT = 1 << 27  # bytes of distances that are kept between epochs
+ROWS = 256  # rows of a block: 20 MB of float64 distances to CENTERS
+CACHE = 1 << 27  # bytes of distances that are cached between epochs
 Terms = Callable[[Tensor], Tensor]
 
 
 def feature_likelihood_divergence(
     train: Tensor, test: Tensor, generated: Tensor, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """FLD and generalization gap, scalars float64 in 100 nats per dimension, lower and nearer to 0 are better.
+    """FLD (lower is better) and generalization gap (best near 0), scalars float64 in 100 nats per dimension.
 
     From features train (n, d), n >= 4, test (m, d), m >= 2, generated (g, d). FLD is the held-out negative log
-    likelihood over that of one half of train around the other half. The gap, train minus test, is far below 0 where
-    generated samples copy training ones. Features are scaled to unit variance in test; `seed` draws subsets, batches.
+    likelihood minus that of a mixture around one half of train, fitted to the other half. The gap, train minus test, is
+    far below 0 if generated samples copy training ones. Features are scaled to unit variance in test; `seed` determines
+    subsets and batches. NotEnoughSamples for fewer rows.
+
+    >>> train, test = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0))
+    >>> fld, gap = feature_likelihood_divergence(train, test, generated=train)
+    >>> bool(gap < -10)  # memorized
+    True
     """
     bind_shapes(train=(train, "n d"), test=(test, "m d"), generated=(generated, "g d"))
     for name, x, need in (("`train`", train, 4), ("`test`", test, 2), ("`generated`", generated, 1)):
@@ -54,9 +60,9 @@ def feature_likelihood_divergence(
 
 
 def _fit(x: Tensor, order: Tensor, centers: Tensor, spread: Tensor) -> Tensor:
-    """Log variances (m,) of the Gaussians around `centers` that make the rows `order` of x likely, by Adam.
+    """Log variances (m,) of the Gaussians around `centers`, fitted by Adam to the rows `order` of x.
 
-    A component around the mean of x, nearer by a tenth than it is, gives outliers a floor; it is not kept.
+    A component around the mean of x, with distances reduced by a tenth, is a floor for outliers; it is not returned.
     """
     d = x.shape[1]
     distances = _Distances(x, order, centers, spread)
@@ -79,7 +85,7 @@ def _fit(x: Tensor, order: Tensor, centers: Tensor, spread: Tensor) -> Tensor:
 
 
 def _gradient(distances: _Distances, batch: slice, parameters: Tensor, d: int) -> tuple[float, Tensor]:
-    """Negative log likelihood per row and dimension of a batch and its gradient by the log variances, the origin last.
+    """Negative log likelihood per row and dimension of a batch, and its gradient in the log variances, the mean's last.
 
     With responsibilities r_ij, the derivative of the log likelihood of row i is r_ij (D_ij / variance_j - d) / 2.
     """
@@ -98,22 +104,22 @@ def _gradient(distances: _Distances, batch: slice, parameters: Tensor, d: int) -
 def _loss(x: Tensor, centers: Tensor, spread: Tensor, log_variance: Tensor) -> Tensor:
     """Mean negative log likelihood of x (n, d) per dimension, in nats."""
     d, total = x.shape[1], log_variance.new_zeros(())
-    every = torch.arange(len(x), device=x.device)
-    for squared in _Distances(x, every, centers, spread).squared(slice(0, len(x))):
+    rows = torch.arange(len(x), device=x.device)
+    for squared in _Distances(x, rows, centers, spread).squared(slice(0, len(x))):
         terms = squared.mul_((-log_variance).exp()).add_(d * (log_variance + math.log(2 * math.pi))).mul_(-0.5)
         total -= (terms.logsumexp(1) - math.log(len(centers))).sum()
     return total / (len(x) * d)
 
 
 class _Distances:
-    """Squared distances of rows of x to the centers and to their own mean, in blocks; kept in float32 if few."""
+    """Squared distances of rows of x to the centers and to their own mean, in blocks; cached in float32 if few."""
 
     def __init__(self, x: Tensor, order: Tensor, centers: Tensor, spread: Tensor):
         self.measure, self.order = Euclidean(x, centers, spread=spread), order
-        self.kept: dict[tuple[int, int], Tensor] | None = {} if 4 * len(order) * len(centers) <= KEPT else None
+        self.cache: dict[tuple[int, int], Tensor] | None = {} if 4 * len(order) * len(centers) <= CACHE else None
         parts = [order[i] for i in blocks(len(order))]
         mean = torch.stack([x[rows].double().sum(0) for rows in parts]).sum(0) / len(order)
-        self.origin = 0.81 * torch.cat([((x[rows] - mean) / spread).square_().sum(1) for rows in parts])[:, None]
+        self.to_mean = 0.81 * torch.cat([((x[rows] - mean) / spread).square_().sum(1) for rows in parts])[:, None]
 
     def smallest(self) -> Tensor:
         """Smallest squared distance (m,) of each center to a row of x."""
@@ -125,30 +131,29 @@ class _Distances:
         return result
 
     def of(self, rows: slice) -> Iterator[Tensor]:
-        """Blocks (r, m + 1) float64 of the rows, the origin last."""
+        """Blocks (r, m + 1) float64 of the rows, the distance to their mean last."""
         start = rows.start
         for squared in self.squared(rows):
-            yield torch.cat([squared, self.origin[start : start + len(squared)]], 1)
+            yield torch.cat([squared, self.to_mean[start : start + len(squared)]], 1)
             start += len(squared)
 
     def squared(self, rows: slice) -> Iterator[Tensor]:
         """Blocks (r, m) float64 of the rows."""
         for start in range(rows.start, rows.stop, ROWS):
             stop = min(start + ROWS, rows.stop)
-            if self.kept is not None and (start, stop) in self.kept:
-                yield self.kept[start, stop].double()
+            if self.cache is not None and (start, stop) in self.cache:
+                yield self.cache[start, stop].double()
                 continue
-            at = self.order[start:stop]
-            left = self.measure.left(at)
-            found = [self.measure.squared(left, at, j) for j in blocks(self.measure.shape[1])]
-            block = torch.cat(found, 1)
-            if self.kept is not None:
-                self.kept[start, stop] = block.float()
+            index = self.order[start:stop]
+            left = self.measure.left(index)
+            block = torch.cat([self.measure.squared(left, index, j) for j in blocks(self.measure.shape[1])], 1)
+            if self.cache is not None:
+                self.cache[start, stop] = block.float()
             yield block
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Standard deviation (d,) float64 of each feature, 1 where it is constant."""
+    """Standard deviation (d,) float64 of each feature, 1 for a constant one."""
     mean = mean_row(x)
     squares = torch.stack([(x[i].double() - mean).square_().sum(0) for i in blocks(len(x))])
     spread = (squares.sum(0) / (len(x) - 1)).sqrt()

@@ -15,7 +15,8 @@ from scipy.stats import norm
 
 from lightning_imgmetrics.cli.compare import compare
 from lightning_imgmetrics.errors import SignatureMismatch
-from lightning_imgmetrics.functional.intervals import jackknife, mean_interval, paired_bootstrap
+from lightning_imgmetrics.functional.intervals import mean_interval
+from lightning_imgmetrics.functional.resampling import jackknife, paired_bootstrap
 from lightning_imgmetrics.report.tables import Report
 from lightning_imgmetrics.result import Result
 

@@ -25,7 +25,7 @@ from lightning_imgmetrics.functional.agreement import (
     pearson,
     spearman,
 )
-from lightning_imgmetrics.functional.intervals import cluster_bootstrap
+from lightning_imgmetrics.functional.resampling import cluster_bootstrap
 
 NAN = math.nan
 CORRELATIONS = (pearson, spearman, kendall)

@@ -14,13 +14,11 @@ from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRange
 from lightning_imgmetrics.functional.intervals import (
     bounded_interval,
     clustered_wilson_interval,
-    extrapolate,
-    jackknife,
     mean_interval,
-    paired_bootstrap,
     wilson_interval,
     win_interval,
 )
+from lightning_imgmetrics.functional.resampling import extrapolate, jackknife, paired_bootstrap
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

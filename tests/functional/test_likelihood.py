@@ -66,11 +66,11 @@ def procedure(train: Tensor, test: Tensor, generated: Tensor, batch: int, cap: i
     return float(100 * (on_test - baseline)), float(100 * (on_train - on_test))
 
 
-@pytest.mark.parametrize("kept", [0, 1 << 28])
+@pytest.mark.parametrize("cache", [0, 1 << 28])
 @pytest.mark.parametrize("cap", [60, 10_000])
-def test_fit_is_the_published_procedure(monkeypatch: pytest.MonkeyPatch, kept: int, cap: int) -> None:
-    """Several steps an epoch, blocks that do not divide them, distances kept or made again."""
-    for name, value in (("BATCH", 90), ("ROWS", 40), ("KEPT", kept), ("CENTERS", cap)):
+def test_fit_is_the_published_procedure(monkeypatch: pytest.MonkeyPatch, cache: int, cap: int) -> None:
+    """Several steps an epoch, blocks that do not divide them, distances cached or computed again."""
+    for name, value in (("BATCH", 90), ("ROWS", 40), ("CACHE", cache), ("CENTERS", cap)):
         monkeypatch.setattr(likelihood, name, value)
     train, test, generated = (samples(n, seed) for n, seed in ((210, 0), (120, 1), (100, 2)))
     expected = procedure(train.double(), test.double(), generated.double(), 90, cap)

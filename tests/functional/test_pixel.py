@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from lightning_imgmetrics.errors import ShapeError, ValueRangeError
-from lightning_imgmetrics.functional.pixel import luma, mse, psnr
+from lightning_imgmetrics.functional.pixel import mse, psnr, studio_luma
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 )
 def test_luma_of_the_corners_of_rgb(rgb: tuple[int, int, int], y: float) -> None:
     images = torch.tensor(rgb, dtype=torch.float64)[None, :, None, None].expand(2, 3, 4, 5)
-    found = luma(images)
+    found = studio_luma(images)
     assert found.shape == (2, 1, 4, 5)
     torch.testing.assert_close(found, torch.full_like(found, y / 255), rtol=1e-14, atol=0)
 
@@ -36,8 +36,8 @@ def test_luma_of_the_corners_of_rgb(rgb: tuple[int, int, int], y: float) -> None
 def test_luma_as_scikit_image() -> None:
     images = pair(3, 3, 7, 5)[0]
     expected = rgb2ycbcr(images.numpy(), channel_axis=1)[:, :1] / 255
-    np.testing.assert_allclose(luma(images).numpy(), expected, rtol=1e-14)
-    assert luma(images.half()).dtype == torch.float32
+    np.testing.assert_allclose(studio_luma(images).numpy(), expected, rtol=1e-14)
+    assert studio_luma(images.half()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 9, 7), (1, 1, 1, 1), (3, 2, 4, 5, 6), (5, 8)])
@@ -106,6 +106,6 @@ def test_refusals() -> None:
     with pytest.raises(ValueRangeError, match="`base` must be above 1, got 1"):
         psnr(x, x, base=1)
     with pytest.raises(ShapeError, match="`images`"):
-        luma(x[:, :1])
+        studio_luma(x[:, :1])
     with pytest.raises(ValueRangeError, match="`images` must be float"):
-        luma(x.byte())
+        studio_luma(x.byte())

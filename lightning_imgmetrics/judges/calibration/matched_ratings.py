@@ -19,7 +19,7 @@ from lightning_imgmetrics.functional.agreement import (
     pearson,
     spearman,
 )
-from lightning_imgmetrics.functional.intervals import Bootstrapped, cluster_bootstrap
+from lightning_imgmetrics.functional.resampling import BootstrapInterval, cluster_bootstrap
 from lightning_imgmetrics.judges.calibration.record import CriterionCalibration, Estimate
 
 _STATISTICS = ("spearman", "kendall", "pearson", "pairwise_accuracy", "kappa", "alpha", "alpha_people")
@@ -71,7 +71,7 @@ class Rated:
         clusters = rows if self.prompts is None else self.prompts
         statistics, reasons = self._statistics(), self._reasons()
         values = statistics(rows, clusters)
-        intervals: Sequence[Bootstrapped | None] = [None] * len(values)
+        intervals: Sequence[BootstrapInterval | None] = [None] * len(values)
         if len(np.unique(clusters)) > 1:
             intervals = cluster_bootstrap(statistics, clusters, seed=seed, resamples=resamples, confidence=confidence)
         known: dict[str, Any] = {"n": len(rows), "n_ratings": int(np.isfinite(self.ratings).sum()), **self.left_out}
@@ -131,7 +131,7 @@ def _alpha(table: np.ndarray) -> float:
     return krippendorff_alpha(table, "ordinal")
 
 
-def _estimate(value: float, interval: Bootstrapped | None, reason: str, resamples: int) -> Estimate:
+def _estimate(value: float, interval: BootstrapInterval | None, reason: str, resamples: int) -> Estimate:
     if math.isnan(value):
         return Estimate(None, None, 0, reason)
     if interval is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, frechet_to_factor, psd_factor
-from lightning_imgmetrics.functional.intervals import extrapolate, jackknife
+from lightning_imgmetrics.functional.resampling import extrapolate, jackknife
 from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Stream
 from lightning_imgmetrics.metrics.distribution.base import DistributionMetric

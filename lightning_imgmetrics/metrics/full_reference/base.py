@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError, UnknownName, ValueRangeError
-from lightning_imgmetrics.functional.pixel import check_pair, check_positive, luma
+from lightning_imgmetrics.functional.pixel import check_pair, check_positive, studio_luma
 from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.pixel_metric import by_size
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
@@ -152,7 +152,7 @@ class FullReferenceMetric(PairedMetric):
             if min(sides[0].shape[-2:]) <= 2 * border:
                 raise ShapeError(f"`crop_border` of {border} pixels leaves nothing of shape {tuple(sides[0].shape)}")
             sides = tuple(x[..., border:-border, border:-border] for x in sides)
-        return [luma(x) for x in sides] if self.channel == "y" else list(sides)
+        return [studio_luma(x) for x in sides] if self.channel == "y" else list(sides)
 
     def _as_given(self, *sides: Tensor) -> bool:
         return self.data_range is not None and not any(x.dtype == torch.uint8 for x in sides)
