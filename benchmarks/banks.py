@@ -36,7 +36,7 @@ def kid(sizes: Sizes) -> Iterator[Row]:
     theirs = Theirs(rows, subset_size=sizes.subset)
     for real in (True, False):
         for ids, block in _numbered(n, real):
-            ours.feed({"features": block}, real=real, ids=ids)
+            ours.update_features({"features": block}, real=real, ids=ids)
             theirs.update(block, real=real)
     fed = {name: list(getattr(ours, name)) for name in ("real_bank", "fake_bank")}
 
@@ -82,7 +82,7 @@ def manifold(sizes: Sizes) -> Iterator[Row]:
         measured = MetricSuite(metrics)
         for features, is_real in ((real, True), (fake, False)):
             for m in metrics.values():
-                m.feed({"features": features}, real=is_real, ids=range(n))
+                m.update_features({"features": features}, real=is_real, ids=range(n))
         results = measured.results()
         return {name: r.value for name, r in results.items()} | {
             k: v for r in results.values() for k, v in r.details.items()
@@ -185,7 +185,7 @@ def _use(name: str, whose: str, sizes: Sizes, threads: int) -> Use:
             if whose == "torchmetrics":
                 metric.update(block, real=real)
             else:
-                metric.feed({"features": block}, real=real, ids=ids)
+                metric.update_features({"features": block}, real=real, ids=ids)
     start = time.perf_counter()
     metric.compute()
     seconds = time.perf_counter() - start

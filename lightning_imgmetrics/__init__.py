@@ -28,8 +28,7 @@ _HOMES = {
     "metrics.distribution.likelihood": ("FeatureLikelihoodDivergence",),
     "metrics.distribution.reference_statistics": ("ReferenceStatistics",),
     "metrics.text_image.clip_score": ("BioCLIPScore", "CLIPScore", "SigLIPScore", "clip_score"),
-    "metrics.text_image.preference": ("HPSv2", "ImageReward", "PickScore"),
-    "metrics.text_image.hpsv3": ("HPSv3",),
+    "metrics.text_image.preference": ("HPSv2", "HPSv3", "ImageReward", "PickScore"),
     "metrics.no_reference.aesthetic": ("AestheticScore",),
     "metrics.no_reference.clip_iqa": ("CLIPImageQualityAssessment",),
     "metrics.no_reference.rates": ("BlankRate", "ClassifierRate", "SafetyRate"),
@@ -252,8 +251,7 @@ if TYPE_CHECKING:
     )
     from lightning_imgmetrics.metrics.no_reference.rates import BlankRate, ClassifierRate, SafetyRate
     from lightning_imgmetrics.metrics.text_image.clip_score import BioCLIPScore, CLIPScore, SigLIPScore, clip_score
-    from lightning_imgmetrics.metrics.text_image.hpsv3 import HPSv3
-    from lightning_imgmetrics.metrics.text_image.preference import HPSv2, ImageReward, PickScore
+    from lightning_imgmetrics.metrics.text_image.preference import HPSv2, HPSv3, ImageReward, PickScore
     from lightning_imgmetrics.models.detection.detections import Detection
     from lightning_imgmetrics.per_prompt import PerPrompt
     from lightning_imgmetrics.presets import PRESETS

@@ -23,12 +23,12 @@ from lightning_imgmetrics.functional.prompt_statistics import (
     worst_of_k,
 )
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
-from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary, as_texts
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
-from lightning_imgmetrics.metrics.full_reference.base import PairMetric
-from lightning_imgmetrics.metrics.full_reference.psnr import PartlyDefinedMetric
-from lightning_imgmetrics.metrics.no_reference.rates import Rate
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.result import Signature
@@ -49,13 +49,12 @@ class PerPrompt(ImageMetric):
     interval is that of the mean over prompts. ValueError for a `metric` of pairs whose reduction is no mean.
     """
 
-    logged = ("best_of_n", "worst_of_n", "spread")
     inputs: tuple[str, ...]  # type: ignore[misc]
 
     def __init__(self, metric: ScoreMetric, **kwargs: Any):
         if not isinstance(metric, ScoreMetric):
             raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
-        if isinstance(metric, PairMetric) and metric.reduction not in ("mean", "elementwise_mean"):
+        if isinstance(metric, FullReferenceMetric) and metric.reduction not in ("mean", "elementwise_mean"):
             raise ValueError(f"`metric` must have a mean as its reduction, got {metric.reduction!r}")
         super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
         self._inner = (deepcopy(metric),)  # not a module of this one: its states are never used, but for the counters
@@ -64,9 +63,12 @@ class PerPrompt(ImageMetric):
         self.unit = metric.unit  # type: ignore[misc]
         self.inputs = tuple(dict.fromkeys([*metric.inputs, "prompts"]))
         self.extractor, self.layers = metric.extractor, metric.layers
-        for name in metric.counters:
+        for name in metric.counter_names:
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_stream("score", Stream(Reservoir(None, 2), 2))
+
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(Column(name, "detail", logged=True) for name in ("best_of_n", "worst_of_n", "spread"))
 
     @property
     def metric(self) -> ScoreMetric:
@@ -94,7 +96,7 @@ class PerPrompt(ImageMetric):
         """Add images (n, 3, h, w), n prompts, and `target`, `source` or `rivals` for metrics that take them."""
         if ("target" in self.inputs) != (target is not None):
             raise TypeError(f"{self.metric.name} {'needs' if target is None else 'takes no'} `target`")
-        batches = self.accept(images)
+        batches = self.validate_images(images)
         texts = as_texts(prompts, sum(map(len, batches)))
         given: dict[str, Any] = {"prompts": texts}
         for name, sets in (("source", source), ("rivals", rivals)):
@@ -103,11 +105,11 @@ class PerPrompt(ImageMetric):
             if sets is not None:
                 given[name] = as_image_sets(sets, len(texts), name=name, value_range=self.value_range)
         self.check_inputs(len(texts), **given)
-        targets = [] if target is None else self.accept(target, "target")
+        targets = [] if target is None else self.validate_images(target, "target")
         if target is not None and sum(map(len, targets)) != len(texts):
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {len(texts)}")
         metric = self.metric.to(self.device)
-        if isinstance(metric, PairMetric):
+        if isinstance(metric, FullReferenceMetric):
             scores = metric.scores_of_pairs(images=batches, target=targets)
         else:
             scores = metric.scores_of(self.extract(batches + targets), **given, **self._named(ids))
@@ -116,24 +118,21 @@ class PerPrompt(ImageMetric):
     def check_inputs(self, n: int, **inputs: Any) -> None:
         self.metric.check_inputs(n, **inputs)
 
-    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
         scores = self.metric.to(self.device).scores_of(features, **inputs, **self._named(ids))
         return partial(self._add_scores, scores, inputs["prompts"], ids)
-
-    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        self.prepared(features, ids=ids, **inputs)()
 
     def _named(self, ids: Ids | None) -> dict[str, Any]:
         """The ids for a metric of verdicts, which may hang on which sample it is."""
         return {"ids": ids} if isinstance(self.metric, VerdictMetric) else {}
 
     def _add_scores(self, scores: Tensor, prompts: Sequence[str], ids: Ids | None) -> None:
-        for name in self.metric.counters:  # counted here, where ranks are joined
+        for name in self.metric.counter_names:  # counted here, where ranks are joined
             setattr(self, name, getattr(self, name) + getattr(self.metric, name))
             setattr(self.metric, name, torch.zeros_like(getattr(self.metric, name)))
-        scores = (scores[:, None] if scores.ndim == 1 else scores)[:, :1].to(self._home, torch.float64)
+        scores = (scores[:, None] if scores.ndim == 1 else scores)[:, :1].to(self.home, torch.float64)
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64)
-        self.absorb("score", torch.cat([keys.to(scores.device), scores], 1), ids)
+        self.streams["score"].add(torch.cat([keys.to(scores.device), scores], 1), ids)
 
     def summarize(self) -> Summary:
         scores, prompts, undefined = self._defined()
@@ -148,21 +147,21 @@ class PerPrompt(ImageMetric):
             details |= {f"best_of_{k}": float(best), f"worst_of_{k}": float(worst)}
         details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
         details |= self._variances(scores, prompts, each) | undefined
-        details |= self.metric.counted({name: float(getattr(self, name)) for name in self.metric.counters})
+        details |= self.metric.counter_details({name: float(getattr(self, name)) for name in self.metric.counter_names})
         spread = 0.0 if error is None else float(error)
         interval = None
-        if isinstance(self.metric, Rate) and len(each.n) > 1 and len(each.n.unique()) == 1:
+        if self.metric.scores_are_binary and len(each.n) > 1 and len(each.n.unique()) == 1:
             interval = clustered_wilson_interval(scores, prompts)
         # Prompts that all score alike show no spread, but that is not certainty.
         return Summary(mean, len(scores), spread or None, len(each.n), details, interval=interval)
 
     def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The scores that there are, their prompts as integers, and for the details how many samples have none."""
-        _, keys, scores = self.read("score").unbind(1)
+        _, keys, scores = self.streams["score"].read().unbind(1)
         known = scores.isfinite()
         n, without = int(known.sum()), int((~known).sum())
         judged = isinstance(self.metric, VerdictMetric)
-        partly = judged or isinstance(self.metric, PartlyDefinedMetric)
+        partly = judged or self.metric.score_is_partial
         if without and not partly:
             raise NonFiniteFeatures(f"{self.name}: {without} of {len(scores)} scores are NaN or infinity")
         if isinstance(self.metric, VerdictMetric) and without > self.metric.max_failed * len(scores):

@@ -62,8 +62,7 @@ from lightning_imgmetrics.metrics.no_reference.photometry import (
 )
 from lightning_imgmetrics.metrics.no_reference.rates import BlankRate, ClassifierRate, SafetyRate
 from lightning_imgmetrics.metrics.text_image.clip_score import BioCLIPScore, CLIPScore, SigLIPScore
-from lightning_imgmetrics.metrics.text_image.hpsv3 import HPSv3
-from lightning_imgmetrics.metrics.text_image.preference import HPSv2, ImageReward, PickScore
+from lightning_imgmetrics.metrics.text_image.preference import HPSv2, HPSv3, ImageReward, PickScore
 from lightning_imgmetrics.prompt_benchmarks.dpg_bench import DPGBench
 from lightning_imgmetrics.prompt_benchmarks.gedit_bench import GEditBench
 from lightning_imgmetrics.prompt_benchmarks.genai_bench import GenAIBench

@@ -12,9 +12,9 @@ from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_im
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
-from lightning_imgmetrics.metrics.base.metric import as_texts
+from lightning_imgmetrics.metrics.base.inputs import as_texts
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.full_reference.base import PairMetric
+from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
 from lightning_imgmetrics.registry import METRICS, metric
 
 
@@ -80,7 +80,7 @@ def _singles(images: Images, name: str, value_range: tuple[float, float]) -> lis
 
 
 def _scores_of(m: Any, images: list[Tensor], target: Sequence[Tensor] = (), **inputs: Any) -> Tensor:
-    if isinstance(m, PairMetric):
+    if isinstance(m, FullReferenceMetric):
         return m.scores_of_pairs(images=images, target=target)
     return m.scores_of(m.extract([*images, *(target if "target" in m.inputs else ())]), **inputs)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_images, quantize
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base.collection import Members
-from lightning_imgmetrics.metrics.base.metric import ImageMetric, as_texts
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts, check_ids
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
-from lightning_imgmetrics.models.base.extractor import Extractor
+from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor
 from lightning_imgmetrics.presets import PRESETS
 from lightning_imgmetrics.registry import metric
 
@@ -121,18 +121,20 @@ class MetricSuite(Members):
         for _, m in members:
             m.check_inputs(n, **inputs)
         if ids is not None and members:
-            ids = members[0][1].check_ids(ids, n)
+            ids = check_ids(ids, n)
         device = self._device(batches[0])
         features = {}
         for extractor, group in groups.items():
             layers = tuple(dict.fromkeys(layer for _, m in group for layer in m.layers))
             paired = target is not None and any("target" in m.inputs for _, m in group)
-            features[extractor] = extractor(batches + (target or []) if paired else batches, layers, device)
+            features[extractor] = BatchFeatures(
+                extractor(batches + (target or []) if paired else batches, layers, device)
+            )
         given = {name: x for name, x in inputs.items() if name != "target"} | {"ids": ids}
         feeds = []
         for extractor, group in groups.items():
-            alone = {layer: _head(x, n) for layer, x in features[extractor].items()}
-            feeds += [m.feeding(features[extractor] if "target" in m.inputs else alone, **given) for _, m in group]
+            alone = BatchFeatures({layer: _head(x, n) for layer, x in features[extractor].items()})
+            feeds += [m.begin_update(features[extractor] if "target" in m.inputs else alone, **given) for _, m in group]
         for finish in feeds:
             finish()
 

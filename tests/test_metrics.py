@@ -119,8 +119,8 @@ class Maps(nn.Module):
 class Spatial(SpatialFrechetInceptionDistance):
     """sFID of a small network."""
 
-    def network_for(self, feature: Any, **kwargs: Any) -> Any:
-        return super().network_for(Counting(), **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        FrechetDistance.__init__(self, Counting(), **kwargs)
 
 
 @functools.cache
@@ -518,7 +518,7 @@ def test_inference_mode(key: str, first: bool) -> None:
             refer(metric, key)
     with torch.inference_mode():
         close(put(metric, arguments(key, range(N))), expected)
-    states = [getattr(metric, name) for name in metric._defaults]
+    states = list(metric.metric_state.values())
     tensors = [t for s in states for t in (s if isinstance(s, list) else [s])]
     assert not any(t.is_inference() or t.requires_grad for t in tensors)
 
@@ -705,7 +705,7 @@ def test_scores_need_not_be_kept(key: str) -> None:
     kept, dropped = (feed(make(key, keep_scores=keep), key) for keep in (True, False))
     torch.testing.assert_close(dropped.compute(), kept.compute(), rtol=1e-12, atol=0)
     assert dropped.result().interval == pytest.approx(kept.result().interval)
-    assert sum(getattr(dropped, name).numel() for name in dropped._streams) == 3
+    assert dropped.streams["score"].content.value.numel() == 3
     with pytest.raises(ValueError, match="keep_scores=True"):
         dropped.scores()
 
@@ -967,7 +967,7 @@ def test_realism_is_above_one_within_the_balls() -> None:
 def test_a_bounded_bank_is_bounded() -> None:
     metric = PrecisionRecall("precision", Counting(), max_samples=20)
     for start in range(0, 3000, 100):
-        metric.feed({"features": torch.rand(100, 8)}, real=True, ids=range(start, start + 100))
+        metric.update_features({"features": torch.rand(100, 8)}, real=True, ids=range(start, start + 100))
         assert sum(map(len, metric.real_bank)) <= 2 * 256 + 100
     assert len(metric.features("real")) == 20
 
@@ -1077,7 +1077,7 @@ def test_features_that_are_no_numbers(key: str) -> None:
     inputs = {"labels": torch.arange(10 * N) % 2} if key == "intra_fid" else {}
     features = torch.rand(10 * N, d)
     features[:, 0] = torch.nan
-    metric.feed({metric.layers[0]: features}, real=False, **inputs)
+    metric.update_features({metric.layers[0]: features}, real=False, **inputs)
     with pytest.raises(NonFiniteFeatures, match="NaN or infinity"):
         metric.compute()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TinyNet, random_images
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lightning_imgmetrics import (
     METRICS,
@@ -273,7 +273,7 @@ def test_a_batch_that_one_score_refuses_is_taken_by_none() -> None:
     with pytest.raises(ShapeError, match="at least 3 x 3"):
         pixels.update(FAKE[..., :1, :1], prompts=PROMPTS)
     for suite in (pairs, pixels):
-        assert all(m.untouched for m in suite.named().values())
+        assert all(m.streams.untouched for m in suite.named().values())
 
 
 def test_overshoot_is_counted() -> None:
@@ -501,7 +501,7 @@ def found(suite: MetricSuite) -> dict[str, float]:
 
 def held_bytes(suite: MetricSuite) -> int:
     """Of all states, each storage counted once."""
-    states = [value for m in suite.named().values() for value in Metric.metric_state.fget(m).values()]  # type: ignore
+    states = [value for m in suite.named().values() for value in m.metric_state.values()]
     tensors = [x for state in states for x in (state if isinstance(state, list) else [state])]
     return sum({x.data_ptr(): x.nbytes for x in tensors}.values())
 
@@ -509,7 +509,10 @@ def held_bytes(suite: MetricSuite) -> int:
 def banks(suite: MetricSuite) -> int:
     """Rows of feature banks that the members keep."""
     return sum(
-        len(x) for m in suite.named().values() for k in m._defaults if k.endswith("_bank") for x in getattr(m, k)
+        len(stream.value())
+        for m in suite.named().values()
+        for name, stream in m.streams.owned().items()
+        if name.endswith("_bank")
     )
 
 
@@ -549,8 +552,8 @@ def test_streams_that_differ_are_kept_apart() -> None:
     }
     suite = MetricSuite({"kid": MAKES["kid"](), **others})
     for name in ("bounded", "float16", "other", "cmmd", "unsynced"):
-        assert not suite[name]._lenders, name
-    assert list(suite["kept"]._lenders) == []
+        assert not suite[name].streams.owners(), name
+    assert suite["kept"].streams.owners() == []
     feed_sharing(suite)
     suite.reset()
     assert [len(suite[name].features("real")) for name in ("kid", "kept")] == [0, N]
@@ -595,8 +598,8 @@ def test_copies_share_among_themselves(copied: Callable[[MetricSuite], MetricSui
     again = copied(suite)
     assert found(again) == before
     assert banks(again) == banks(suite)
-    lender, _ = again["precision"]._lenders["real_bank"]
-    assert id(lender) in {id(m) for m in again.named().values()}
+    owner = again["precision"].streams["real_bank"].owner
+    assert id(owner) in {id(m) for m in again.named().values()}
     feed_sharing(again, slice(17, N))
     assert found(again) == nearly(found(feed_sharing(sharing())))
     assert found(suite) == before
@@ -752,8 +755,8 @@ def test_all_metrics_on_inception_share_a_pass(monkeypatch: pytest.MonkeyPatch) 
         suite.update(images, real=real)
     assert asked == [["2048"], ["2048", "logits_unbiased"]]
     assert len({m.extractor for m in suite.named().values()}) == 1
-    assert set(suite["precision"]._lenders) == {"real_bank", "fake_bank"}
-    assert set(suite["mifid"]._lenders) == {"real_bank", "fake_bank", "real_moments", "fake_moments"}
+    for name in ("precision", "mifid"):
+        assert not suite[name].streams.owned(), name
 
 
 def test_a_plain_collection_never_takes_metrics_for_equal() -> None:
@@ -783,9 +786,9 @@ def test_reset_all_forgets_kept_references() -> None:
     suite = MetricSuite({"fd": FrechetDistance(TinyNet(), reset_real_features=False)})
     suite.update_reference(random_images(10, 16), ids=range(10))
     suite.reset()
-    assert suite["fd"].read("real_moments")[0] == 10
+    assert suite["fd"].state("real_moments")[0] == 10
     suite.reset_all()
-    assert suite["fd"].read("real_moments")[0] == 0
+    assert suite["fd"].state("real_moments")[0] == 0
     assert not suite["fd"].reset_real_features
 
 

@@ -233,7 +233,7 @@ class ImageMetricsCallback(Callback):
         return results
 
     def _details(self, results: Mapping[str, Result]) -> dict[str, float]:
-        logged = {name: m.logged for name, m in self.suite.named().items()}
+        logged = {name: m.logged_details for name, m in self.suite.named().items()}
         return {f"{k}_{name}": r.details[name] for k, r in results.items() for name in logged[k] if name in r.details}
 
     def _guarded(self) -> dict[str, float]:

@@ -244,7 +244,7 @@ def _load_statistics(request: Request) -> ReferenceStatistics:
 
 def _bank(suite: MetricSuite) -> BankMetric | None:
     """The first metric that keeps the features of both sides."""
-    banked = (m for m in suite.named().values() if isinstance(m, BankMetric) and "fake_bank" in m._streams)
+    banked = (m for m in suite.named().values() if isinstance(m, BankMetric) and "fake_bank" in m.streams)
     return next(banked, None)
 
 

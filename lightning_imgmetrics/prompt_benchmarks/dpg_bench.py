@@ -111,10 +111,10 @@ class DPGBench(BenchmarkMetric[Questions]):
         h, w = height // 2, width // 2
         return [image[:, y : y + h, x : x + w].contiguous() for y in (0, h) for x in (0, w)]
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         template = wording_digest([yes_no_ask("question", torch.zeros(3, 1, 1, dtype=torch.uint8))])
         rows = {"skip_first_row": True} if self.skip_first_row else {}
-        return {"grid": self.grid, "crops": self.crops, **rows, "template": template, **super().parameters_of_value()}
+        return {"grid": self.grid, "crops": self.crops, **rows, "template": template, **super().signature_parameters()}
 
 
 def _items(questions: Sequence[DpgQuestion]) -> dict[str, Questions]:

@@ -20,7 +20,7 @@ from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.vie_score import VIEScore
 from lightning_imgmetrics.judges.parsing.answers import Reading
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.prompt_benchmarks.base.benchmark_metric import BenchmarkMetric
 from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, records_of, sample_deviation
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import GEDIT_GROUPS, group_means, mean_of
@@ -135,9 +135,9 @@ class GEditBench(BenchmarkMetric[GEditItem], VIEScore):
         mean, deviation, n = math.fsum(scores) / len(scores), sample_deviation(scores), len(scores)
         return Category(mean, n, self.interval_of(mean, None if deviation is None else deviation / math.sqrt(n), n))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         some = {"intersection_only": True} if self.intersection_only else {}
-        return {"language": self.language, **some, **super().parameters_of_value()}
+        return {"language": self.language, **some, **super().signature_parameters()}
 
 
 def resized_to(image: Tensor, like: Tensor) -> Tensor:

@@ -93,3 +93,26 @@ class Splits(Groups):
     def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
         part = (uniform_hash(ids, seed=2) * self.size).floor()
         return torch.cat([part[:, None].to(vectors), vectors], 1)
+
+
+@dataclass(frozen=True)
+class Log(State):
+    """All rows (k, *shape) of one dtype, in the order in which they came, in host memory; none is dropped."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    table = True
+    keyed = True
+    host = True
+
+    def empty(self) -> Tensor:
+        return torch.zeros(0, *self.shape, dtype=self.dtype)
+
+    def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
+        return vectors.to(self.dtype)
+
+    def of(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def merge(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts))

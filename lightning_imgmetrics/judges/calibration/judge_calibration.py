@@ -113,10 +113,10 @@ def _scores_of(judge: ScoreMetric, ratings: Ratings) -> Scores:
             f"`judge` has {int(ids.isnan().sum())} samples that came without ids: pass `ids` to `update`"
         )
     keys = ids.long().tolist()
-    values = {UNNAMED: scores, judge.name: scores, **dict(zip(judge.columns, judge.table("score").T[2:], strict=True))}
+    values = {UNNAMED: scores, judge.name: scores, **judge.further_scores()}
     named = {name: dict(zip(keys, x.tolist(), strict=True)) for name, x in values.items() if name in ratings}
     if not named and any(isinstance(of, Mapping) for of in ratings.values()):
-        criteria = getattr(judge, "figures", judge.columns)
+        criteria = getattr(judge, "figures", judge.further_scores())
         raise UnknownName("ratings", ", ".join(map(str, ratings)), dict.fromkeys((*criteria, judge.name, UNNAMED)))
     return named or dict(zip(keys, scores.tolist(), strict=True))
 
@@ -126,7 +126,7 @@ def _scales_of(judge: ScoreMetric, scores: Scores) -> dict[str, Scale | None]:
     named = [name for name in scores if isinstance(name, str)]
     if not named:
         return {UNNAMED: judge.range_of(judge.name)}
-    return {x: judge.range_of(judge.name if x == UNNAMED and x not in judge.columns else x) for x in named}
+    return {x: judge.range_of(judge.name if x == UNNAMED and x not in judge.further_scores() else x) for x in named}
 
 
 def _of_file(path: str | Path) -> tuple[Ratings, dict[int, str]]:

@@ -122,7 +122,7 @@ class JudgeMetric(VerdictMetric):
     def details_of_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
         return {"parse_failure_rate": counts["unread"] / counts["answers"] if counts["answers"] else 0.0}
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         d = self.decoding
         drawn = {"temperature": f"{d.temperature:g}", "repeats": self.repeats, "seed": d.seed} if d.temperature else {}
         penalty = {} if d.repetition_penalty == 1 else {"repetition_penalty": f"{d.repetition_penalty:g}"}
@@ -134,6 +134,6 @@ class JudgeMetric(VerdictMetric):
             **drawn,
             **penalty,
             **thinking,
-            **super().parameters_of_value(),
+            **super().signature_parameters(),
             **agreed,
         }

@@ -17,7 +17,7 @@ from lightning_imgmetrics.judges.metrics.position_bias import ORDER_FIGURES, PLA
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, prompt_part, wording_digest
 from lightning_imgmetrics.judges.parsing.answers import read_json
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.summary import Summary
 
 if TYPE_CHECKING:
     from lightning_imgmetrics.judges.metrics.answer_schemas import Chosen
@@ -100,10 +100,10 @@ class PairwiseJudge(JudgeMetric):
         a, b = (torch.full_like(outcome, maker, dtype=torch.int64) for maker in (contestant, rival))
         return Outcomes(a, b, outcome, None if ids.isnan().any() else ids.long())
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         image = torch.zeros(3, 1, 1, dtype=torch.uint8)
         template = wording_digest([self._ask((image, image), "prompt")])
-        return {"template": template, **super().parameters_of_value()}
+        return {"template": template, **super().signature_parameters()}
 
 
 _FOR_FIRST = {1: 1.0, 2: 0.0, 0: 0.5}  # what a decision gives the picture in the first place

@@ -49,6 +49,6 @@ class WordedMetric(JudgeMetric):
         text = self.wording(card).fill(**dict.fromkeys(card.slots, sample.prompt))
         return Question(shown, (turn(*[IMAGE] * len(shown), text),))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         origins = dict.fromkeys(self.wording(card).origin for card in self.cards)
-        return {"template": "+".join(origins), **super().parameters_of_value()}
+        return {"template": "+".join(origins), **super().signature_parameters()}

@@ -27,7 +27,7 @@ from lightning_imgmetrics.judges.prompts.qwen_image_bench import (
     QWEN_HEADER,
     QWEN_SYSTEM,
 )
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.summary import Summary
 
 Dimensions = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -111,15 +111,15 @@ class QwenImageBench(WordedMetric):
 
     def over_samples(self, rows: Tensor) -> Summary:
         summary = super().over_samples(rows)
-        failed = rows[:, 1 + self.columns.index("n_failed_dimensions")].sum()
+        failed = rows[:, 1 + [column.name for column in self.row].index("n_failed_dimensions")].sum()
         return replace(summary, details={**summary.details, "n_failed_dimensions": float(failed)})
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         asked = "+".join(map(_key, self.dimensions))
         if self.by_prompt is not None:
             told = json.dumps(self.by_prompt, sort_keys=True)
             asked = f"by prompt@{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return {"dimensions": asked, **super().parameters_of_value()}
+        return {"dimensions": asked, **super().signature_parameters()}
 
 
 def _known(dimensions: Collection[str]) -> tuple[str, ...]:

@@ -100,11 +100,11 @@ class RankingJudge(JudgeMetric):
         k = len(sample.rivals)
         return Verdict((k + 1 - mean_rank) / k, figures, "\n".join(reasons))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         image = torch.zeros(3, 1, 1, dtype=torch.uint8)
         template = wording_digest([self._ask([image] * 2, "prompt")])
         drawn = {"shuffles": self.shuffles, "order_seed": self.seed}
-        return {"template": template, **drawn, **super().parameters_of_value()}
+        return {"template": template, **drawn, **super().signature_parameters()}
 
 
 def shuffled(n: int, count: int, *, identity: int, seed: int) -> list[tuple[int, ...]]:

@@ -80,8 +80,8 @@ class RubricJudge(JudgeMetric):
             weights += criterion.weight
         return total / weights
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {"rubric": self.rubric.digest, "template": _template(), **super().parameters_of_value()}
+    def signature_parameters(self) -> dict[str, object]:
+        return {"rubric": self.rubric.digest, "template": _template(), **super().signature_parameters()}
 
 
 def _ask(criterion: Criterion, sample: Sample) -> Ask:

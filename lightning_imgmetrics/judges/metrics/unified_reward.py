@@ -99,9 +99,9 @@ class UnifiedReward(WordedMetric):
         said = "\n".join(f"{place}: {reading.reasoning}" for place, reading in zip(PLACES, known, strict=False))
         return replace(_weighed(axes), rationale=said)
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         orders = {"orders": self.orders} if self.pairwise else {}
-        return {"mode": self.mode, **orders, **super().parameters_of_value()}
+        return {"mode": self.mode, **orders, **super().signature_parameters()}
 
 
 def _read_point(text: str) -> Reading | None:

@@ -26,7 +26,7 @@ from lightning_imgmetrics.judges.parsing.answers import Reading, numbers_at, pai
 from lightning_imgmetrics.judges.parsing.decisions import preferred_image
 from lightning_imgmetrics.judges.parsing.json_text import after_thinking
 from lightning_imgmetrics.judges.prompts.unified_reward import UNIFIED_REWARD_EDIT
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.summary import Summary
 
 _FIRST = {1: 1.0, 2: 0.0, 0: 0.5}  # what a decision gives the first place
 _LIST = 'Answer with this JSON object alone: {"reasoning": "...", "score": [number 1, number 2]}, each from 0 to 25.'
@@ -115,9 +115,9 @@ class UnifiedRewardEdit(WordedMetric):
             return summary
         return replace(summary, interval=win_interval(rows[:, 0]))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         orders = {"orders": self.orders} if self.pairwise else {}
-        return {"mode": self.mode, **orders, **super().parameters_of_value()}
+        return {"mode": self.mode, **orders, **super().signature_parameters()}
 
 
 def _rated(reading: Reading, names: Sequence[str]) -> Verdict:

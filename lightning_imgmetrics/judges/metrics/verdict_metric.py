@@ -13,13 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_imgmetrics._compat.torchmetrics import keep_forward_value, this_rank_alone
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets
 from lightning_imgmetrics.errors import JudgeFailed, NotEnoughSamples, NothingToJudge, ShapeError
 from lightning_imgmetrics.functional.intervals import bounded_interval
 from lightning_imgmetrics.judges.metrics.queries import Sample, Verdict
-from lightning_imgmetrics.metrics.base.metric import Summary, as_texts
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts, check_ids
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.stream_set import StreamSet
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
 from lightning_imgmetrics.models.base.extractor import Features
 
 
@@ -48,11 +50,16 @@ class VerdictMetric(ScoreMetric):
             )
         if (limit is not None and limit < 1) or not 0 <= max_failed <= 1:
             raise ValueError(f"`limit` at least 1 and `max_failed` in [0, 1] are needed, got {limit} and {max_failed}")
-        self.columns = (*self.figures, *self.marks, *self.counts, "void")
         super().__init__(**kwargs)
         self.limit, self.max_failed = limit, max_failed
         self._records: list[dict[str, Any]] = []
         self._seen = 0  # samples of this process, also those that were passed over
+
+    def columns(self) -> tuple[Column, ...]:
+        means = (Column(name) for name in (*self.figures, *self.marks))
+        sums = (Column(name, "sum") for name in self.counts)
+        logged = (Column(name, "detail", logged=True) for name in self.logged)
+        return (*super().columns(), *means, *sums, Column("void", "mark"), *logged)
 
     @abstractmethod
     def verdicts(self, samples: Sequence[Sample]) -> tuple[list[Verdict], list[tuple[int, ...]]]:
@@ -72,7 +79,7 @@ class VerdictMetric(ScoreMetric):
 
         `prompts`: n texts, or one for all. `source`, `rivals`: one image, or a list of images, for each of the n.
         """
-        batches = self.accept(images)
+        batches = self.validate_images(images)
         n = sum(map(len, batches))
         given: dict[str, Any] = {"labels": labels, "prompts": None if prompts is None else as_texts(prompts, n)}
         for name, sets in (("source", source), ("rivals", rivals)):
@@ -81,25 +88,26 @@ class VerdictMetric(ScoreMetric):
             if given[name] is None:
                 raise TypeError(f"{self.name} needs `{name}=` in update")
         self.check_inputs(n, **given)
-        self.update_features(self.extract(batches), ids=ids, **given)
+        self.stage(self.extract(batches), ids=ids, **given)()
 
     def forward(self, **inputs: Any) -> Tensor:
         """`update`, then the value of this batch alone; NaN where too little of it has a score. Nothing is reset."""
         judged = len(self._records)
         self.update(**inputs)
         batch = copy(self)
-        batch.score = [self._fed(inputs.get("ids"), len(self._records) - judged)]
-        batch._to_sync = self.dist_sync_on_step
-        try:
-            value = batch.compute()
-        except (JudgeFailed, NotEnoughSamples):
-            value = torch.full((), torch.nan, dtype=torch.float64, device=self._home)
-        self._forward_cache: Any = value
-        return value
+        batch.streams = StreamSet(batch, self.streams)
+        batch.streams["score"] = self.streams["score"].owned_by(batch)
+        batch.streams["score"].content.value = [self._fed(inputs.get("ids"), len(self._records) - judged)]
+        with this_rank_alone(batch):
+            try:
+                value = batch.compute()
+            except (JudgeFailed, NotEnoughSamples):
+                value = torch.full((), torch.nan, dtype=torch.float64, device=self.home)
+        return keep_forward_value(self, value)
 
     def _fed(self, ids: Ids | None, n: int) -> Tensor:
         """The rows with these ids, or of the last n samples without one."""
-        rows = self.table("score")
+        rows = self.streams["score"].value()
         if ids is None:
             return rows[len(rows) - n :]
         return rows[torch.isin(rows[:, 0], torch.as_tensor(ids).to(rows))]
@@ -112,8 +120,8 @@ class VerdictMetric(ScoreMetric):
             if inputs.get(name) is not None and len(inputs[name]) != n:
                 raise ShapeError(f"`{name}` must hold one entry per image, got {len(inputs[name])} for {n} images")
 
-    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
-        numbers = None if ids is None else self.check_ids(ids, len(features["pixels"]))
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        numbers = None if ids is None else check_ids(ids, len(features["pixels"]))
         if self.limit is not None and numbers is None:
             raise TypeError(f"{self.name} has a `limit`: it needs `ids=` in update")
         samples = self._samples(features, numbers, inputs)
@@ -139,10 +147,10 @@ class VerdictMetric(ScoreMetric):
         return self.limit is None or (sample.id is not None and sample.id < self.limit)
 
     def scores_of(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Tensor:
-        numbers = None if ids is None else self.check_ids(ids, len(features["pixels"]))
+        numbers = None if ids is None else check_ids(ids, len(features["pixels"]))
         samples = self._samples(features, numbers, inputs)
         asked = [i for i, sample in enumerate(samples) if self.below_limit(sample)]
-        rows = torch.full((len(samples), 1 + len(self.columns)), torch.nan, dtype=torch.float64)
+        rows = torch.full((len(samples), 1 + len(self.row)), torch.nan, dtype=torch.float64)
         rows[asked] = self._rows(*self.verdicts([samples[i] for i in asked]))
         return rows
 
@@ -162,7 +170,7 @@ class VerdictMetric(ScoreMetric):
 
     def _new(self, samples: Sequence[Sample]) -> list[bool]:
         """Which samples have an id that this process has not met, also not earlier in the batch, or have none."""
-        met = set(self.table("score")[:, 0].tolist())
+        met = set(self.streams["score"].value()[:, 0].tolist())
         new = []
         for sample in samples:
             new.append(sample.id is None or sample.id not in met)
@@ -175,12 +183,12 @@ class VerdictMetric(ScoreMetric):
             [_number(v.score), *(_number(v.figures.get(name)) for name in names), *map(float, some), float(v.void)]
             for v, some in zip(verdicts, counts, strict=True)
         ]
-        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 1 + len(self.columns))
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 1 + len(self.row))
 
     # Reading the state
 
     def summarize(self) -> Summary:
-        rows = self.read("score")[:, 1:]
+        rows = self.streams["score"].read()[:, 1:]
         if not len(rows):
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
         *counts, void = rows[:, -1 - len(self.counts) :].sum(0).tolist()
@@ -239,7 +247,7 @@ class VerdictMetric(ScoreMetric):
         super().reset()
         self._records, self._seen = [], 0
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {} if self.limit is None else {"limit": self.limit}
 
 

@@ -88,8 +88,8 @@ class VIEScore(WordedMetric):
         single = zip(self.figures, (sc, pq, *consistency.scores, *quality.scores), strict=True)
         return Verdict(math.sqrt(sc * pq), dict(single), f"SC: {consistency.reasoning} PQ: {quality.reasoning}")
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {"task": self.task, **super().parameters_of_value()}
+    def signature_parameters(self) -> dict[str, object]:
+        return {"task": self.task, **super().signature_parameters()}
 
 
 def _ask(question: Any, count: int, name: str) -> Ask:

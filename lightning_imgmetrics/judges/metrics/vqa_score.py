@@ -17,7 +17,7 @@ from lightning_imgmetrics.judges.backends.clip_flant5 import CLIP_FLANT5, square
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
-from lightning_imgmetrics.metrics.base.metric import as_texts
+from lightning_imgmetrics.metrics.base.inputs import as_texts
 from lightning_imgmetrics.models.prompt_templates.templates import Template, find_template
 
 VARIANTS = ("plain", "published")
@@ -161,8 +161,8 @@ class VQAScore(JudgeMetric):
             pairs = {"pixels": [*shown] * len(texts)}, [text for text in texts for _ in shown]
             return self.scores_of(pairs[0], prompts=pairs[1])[:, 0].reshape(len(texts), len(shown))
 
-    def parameters_of_value(self) -> dict[str, object]:
-        known = super().parameters_of_value()
+    def signature_parameters(self) -> dict[str, object]:
+        known = super().signature_parameters()
         kept = {name: x for name, x in known.items() if name not in ("max_tokens", "retries", "thinking")}
         thinking = {} if self.thinking is None else {"thinking": self.thinking}
         template = {} if self.opening is None else {"template": self.opening.origin}

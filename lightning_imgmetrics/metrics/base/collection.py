@@ -11,11 +11,20 @@ from typing import Any
 
 from torchmetrics import MetricCollection
 
+from lightning_imgmetrics._compat.torchmetrics import (
+    forget_value,
+    is_synced,
+    note_update,
+    prefixed,
+    sync_configuration,
+    synced_together,
+    update_count,
+)
 from lightning_imgmetrics._distributed import rendezvous, sync_timeout
 from lightning_imgmetrics.errors import ImgMetricsError
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
-from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.state_file import check_names, read_states, require_shared, save_states
+from lightning_imgmetrics.metrics.base.state_file import check_names, read_states, require_equal_shares, save_states
+from lightning_imgmetrics.metrics.base.streams import Stream
 from lightning_imgmetrics.result import Result
 
 
@@ -45,22 +54,19 @@ class Members(MetricCollection):
 
     def _share_streams(self) -> None:
         """Metrics that keep the same of the same network (KID, precision, recall: all features) keep it once."""
-        kept: dict[tuple[object, ...], ImageMetric] = {}
-        members = {id(m) for m in self.named().values()}
-        for name, m in self.named().items():
-            if any(id(lender) not in members for lender, _ in m._lenders.values()):
+        first: dict[tuple[object, ...], Stream] = {}
+        members = list(self.named().values())
+        for member, m in self.named().items():
+            if any(all(owner is not other for other in members) for owner in m.streams.owners()):
                 raise ValueError(
-                    f"metric {name!r} shares its samples with the rest of another MetricSuite: make a new one"
+                    f"metric {member!r} shares its samples with the rest of another MetricSuite: make a new one"
                 )
-            if m._update_count or not m.untouched:  # what it has seen, the others have not
+            if update_count(m) or not m.streams.untouched:  # what it has seen, the others have not
                 continue
-            ways = m._to_sync, m.dist_sync_fn, m.process_group, getattr(m, "reset_real_features", None)
-            for name, stream in m._streams.items():
-                if name in m._lenders:
-                    continue
-                lender = kept.setdefault((m.extractor, name, stream, ways), m) if stream.layer else m
-                if lender is not m:
-                    m.borrow(name, lender, name)
+            ways = *sync_configuration(m), getattr(m, "reset_real_features", None)
+            for name, stream in m.streams.owned().items():
+                if stream.layer and first.setdefault((m.extractor, name, stream.key, ways), stream) is not stream:
+                    m.streams.share(name, first[m.extractor, name, stream.key, ways])
 
     def compute(self) -> dict[str, Any]:
         """name -> value; collective over ranks."""
@@ -86,7 +92,8 @@ class Members(MetricCollection):
             for name, m in self.named().items():
                 if only is None or name in only:
                     try:
-                        results[self._set_name(name)] = replace(m.result(), name=self._set_name(name))
+                        title = prefixed(self, name)
+                        results[title] = replace(m.result(), name=title)
                     except errors as error:
                         failed[name] = error
         return results, failed
@@ -95,34 +102,21 @@ class Members(MetricCollection):
     def _synced(self) -> Iterator[None]:
         """Every state synced once, also those that several metrics read, and what metrics compute shared."""
         members = list(self.named().values())
-        waiting = [m.patience for m in members if m.patience is not None and not m._is_synced]
-        if waiting:  # for all of them: what makes a rank late holds up the sync of the first
-            rendezvous("MetricSuite.compute()", members[0].process_group, timeout=sync_timeout(max(waiting)))
-        flags = [(m, m._to_sync, m._should_unsync) for m in members if not m._is_synced]
-        try:
-            for m in members:
-                m._memo = members[0]._memo
-            for m, to_sync, _ in flags:
-                if to_sync and not m._is_synced:  # it may have been synced with a metric that reads it
-                    m.sync(dist_sync_fn=m.dist_sync_fn)
-                    if m._is_synced:  # other ranks may have added samples
-                        m._computed = None
-                m._to_sync = m._should_unsync = False
+        timeouts = [m.sync_timeout for m in members if m.sync_timeout is not None and not is_synced(m)]
+        if timeouts:  # for all of them: what makes a rank late holds up the sync of the first
+            rendezvous("MetricSuite.compute()", members[0].process_group, timeout=sync_timeout(max(timeouts)))
+        for m in members:
+            m.memo = members[0].memo
+        with synced_together(members):
             yield
-        finally:
-            for m, to_sync, should_unsync in flags:
-                m._to_sync, m._should_unsync = to_sync, should_unsync
-                if m._is_synced:
-                    m.unsync()
 
     def scores(self) -> dict[str, dict[int, float]]:
         """name -> {sample id: score} of this rank, for the metrics that keep scores."""
-        kept = {name: m for name, m in self.named().items() if isinstance(m, ScoreMetric) and m.keep_scores}
-        tables = {name: [column.tolist() for column in m.scores()] for name, m in kept.items()}
+        tables = {name: [x.tolist() for x in m.scores()] for name, m in self.named().items() if m.keeps_scores}
         return {name: {int(i): s for i, s in zip(*table, strict=True) if i == i} for name, table in tables.items()}
 
     def rationales(self) -> dict[str, dict[int, str]]:
-        """name -> {sample id: why the judge decided so} of this process, for metrics that give reasons."""
+        """name -> {sample id: why it has its score} of this process, for metrics that give reasons."""
         return {name: reasons for name, m in self.named().items() if (reasons := m.rationales())}
 
     def reset_all(self) -> None:
@@ -152,36 +146,39 @@ class Members(MetricCollection):
     ) -> None:
         """Write the states of this rank and their signatures to one safetensors file, atomically.
 
-        `side="real"` writes the reference alone; `about`, any JSON, comes back from `load`.
+        Args:
+            path: the file.
+            side: "real" writes the reference alone.
+            about: any JSON, which comes back from `load`.
         """
         save_states(self.named(), Path(path), side=side, about=about)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Replace the states that the file holds; SignatureMismatch or IncompatibleStates if they do not fit."""
-        states, about = read_states(self.named(), Path(path))
-        for name, m in self.named().items():
-            for state, value in states[name].items():
-                setattr(m, state, [value] if state in m._blanks else value)
-            m._computed = None
-            m._update_count = max(m._update_count, 1)
-        return about
+        file = read_states(self.named(), Path(path))
+        file.restore(self.named())
+        return file.about
 
     def merge(self, other: Members | str | os.PathLike[str]) -> None:
         """Add the states of another suite or of a saved one: shards evaluated apart, or an earlier part of a run.
 
         References add up as samples do: give each shard its own share of the reference images, or one of them all.
         """
-        if isinstance(other, Members):
-            theirs = other.named()
-            check_names(self.named(), theirs)
-            for name, m in self.named().items():  # all of them before the first is changed
-                m.signature().require_like(theirs[name].signature())
-            require_shared(self.named(), {name: m.metric_state for name, m in theirs.items()})
+        if not isinstance(other, Members):
+            file = read_states(self.named(), Path(other))
             for name, m in self.named().items():
-                m.merge_member(theirs[name])
+                note_update(m)
+                m.merge_member(file.state_of(name, m))
             return
-        states, _ = read_states(self.named(), Path(other))
+        theirs = other.named()
+        check_names(self.named(), theirs)
+        for name, m in self.named().items():  # all of them before the first is changed
+            m.signature().require_like(theirs[name].signature())
+        require_equal_shares(self.named(), {name: m.streams.contents() for name, m in theirs.items()})
         for name, m in self.named().items():
-            empty: dict[str, Any] = {k: [] if isinstance(v, list) else v.clone() for k, v in m._defaults.items()}
-            m._update_count += 1
-            m.merge_member(empty | {k: [v] if k in m._blanks else v for k, v in states[name].items()})
+            m.merge_member(theirs[name])
+
+    def forget_values(self) -> None:
+        """Have the next `compute` compute, after states were changed from outside."""
+        for m in self.named().values():
+            forget_value(m)

@@ -1,26 +1,39 @@
-"""What every metric is: a stream metric with a border for images, a network, a result and a signature."""
+"""What every metric is: streams of images, a network, a result that can be cited, and a signature."""
 
 from __future__ import annotations
 
-import functools
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_imgmetrics._distributed import world
+from lightning_imgmetrics._compat.torchmetrics import (
+    add_contents,
+    attribute_states,
+    draw,
+    forget_value,
+    is_synced,
+    note_update,
+    reset_attributes,
+    route_hooks,
+    sync_attributes,
+    update_count,
+)
+from lightning_imgmetrics._distributed import rendezvous, sum_, sync_timeout, world
 from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics._version import __version__
-from lightning_imgmetrics.errors import IncompatibleStates, ShapeError, require
-from lightning_imgmetrics.functional.intervals import mean_interval
-from lightning_imgmetrics.metrics.base.streams import Ids
-from lightning_imgmetrics.metrics.base.sync import StreamMetric
-from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.errors import require
+from lightning_imgmetrics.metrics.base.inputs import Ids, refuse_floats
+from lightning_imgmetrics.metrics.base.stream_set import StreamSet
+from lightning_imgmetrics.metrics.base.streams import Content, Stream
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor, Features
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.result import Result, Signature
 from lightning_imgmetrics.states.hash import fingerprint
@@ -28,37 +41,29 @@ from lightning_imgmetrics.states.hash import fingerprint
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What `compute` and `result` read off the state."""
+@route_hooks
+class ImageMetric(Metric):
+    """A `torchmetrics.Metric` over streams of samples, with a network, a result that can be cited and a signature.
 
-    value: Tensor
-    n: int
-    standard_error: float | None = None
-    units: int | None = None  # independent units behind the standard error, where they are not the n samples
-    details: Mapping[str, float] = field(default_factory=dict)
-    counts: Mapping[str, object] = field(default_factory=dict)  # sample sizes that bias the value, for the signature
-    estimate: float | None = None  # what the interval is centred on, where it is not the value
-    interval: tuple[float, float] | None = None  # the interval itself, where it is not Student's
-    replicates: tuple[float, ...] = ()  # the value without each part of the samples, for paired comparisons
+    A subclass registers streams (`add_stream`), says in `stage` what a batch adds to them, and reads them in
+    `summarize`: one network pass per batch, a fixed number of collectives per sync.
 
-
-class ImageMetric(StreamMetric):
-    """A `torchmetrics.Metric` over mergeable states.
-
-    A subclass registers streams (`add_stream`), feeds them in `update_features` and reads them in `summarize`; one
-    network pass per batch, a fixed number of collectives per sync. Streams: see `StreamMetric`. `offload=True` frees
-    the device of the networks at each `compute`, until the next `update`.
+    Args:
+        value_range: what float images hold, (low, high).
+        offload: free the device of the networks at each `compute`, until the next `update`.
+        kwargs: those of `torchmetrics.Metric`.
     """
 
     full_state_update = False
     is_differentiable = False
     name: ClassVar[str]
     unit: ClassVar[str] = ""
-    logged: ClassVar[tuple[str, ...]] = ()  # details that the callback logs beside the value
-    inputs: ClassVar[tuple[str, ...]] = ()  # what `update_features` takes beside features and ids
+    inputs: ClassVar[tuple[str, ...]] = ()  # what `stage` takes beside features and ids
+    sync_timeout: ClassVar[float | None] = None  # seconds that ranks wait at least, beyond IMGMETRICS_SYNC_TIMEOUT
+    score_is_partial: bool = False  # whether some samples have no score
     clamped: Tensor  # pixels outside the declared range
     channels: int = 3
+    accepts_floats: bool = True
     extractor: Extractor | None = None
     layers: tuple[str, ...] = ()
 
@@ -66,49 +71,87 @@ class ImageMetric(StreamMetric):
         super().__init__(**kwargs)
         self.value_range = value_range
         self.offload = offload
+        self.streams = StreamSet(self)
+        self.memo: dict[Hashable, tuple[object, Any]] = {}  # of `cached`; a suite has one for all
         self._summary: Summary | None = None
-        self._memo: dict[Hashable, tuple[object, Any]] = {}
+        self._synced_owners: list[ImageMetric] = []
         self.add_state("clamped", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # torchmetrics' collections share states that are equal after one batch, whatever the metrics do with the next.
+        mark = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int32).double()
+        self.add_state("instance", mark, dist_reduce_fx="max")
+        for counter in self.counter_names:
+            self.add_state(counter, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    # What a subclass says
+
+    def columns(self) -> tuple[Column, ...]:
+        """The further numbers of this metric; a subclass adds its own to those of its base."""
+        return ()
+
+    @abstractmethod
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        """Compute what one batch adds, refusing what cannot be added; the returned function changes the states."""
+
+    @abstractmethod
+    def summarize(self) -> Summary:
+        """Read value and count off the (synced) state."""
+
+    def output(self, summary: Summary) -> Any:
+        """What `compute` returns."""
+        return summary.value
+
+    def signature_parameters(self) -> dict[str, object]:
+        """Constructor arguments that change the value, for the signature."""
+        return {}
+
+    def check_inputs(self, n: int, **inputs: Any) -> None:
+        """Raise if `stage` would refuse these inputs of n images: a suite asks before it extracts features."""
+
+    # What a metric can do beyond its value
 
     @property
     def networks(self) -> tuple[Network, ...]:
         """The networks that this metric runs."""
         return () if self.extractor is None else (self.extractor,)
 
-    @abstractmethod
-    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
-        """Feed the streams with what `extractor` returned for one batch."""
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether `scores` gives the scores of single samples."""
+        return False
 
-    def check_inputs(self, n: int, **inputs: Any) -> None:
-        """Raise if `update_features` would refuse these inputs of n images: a suite asks before it feeds anyone."""
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """(ids, scores) of this rank's samples sorted by id; NaN is the id of a sample that came without one."""
+        raise ValueError(f"{self.name} keeps no scores of single samples")
 
-    @abstractmethod
-    def summarize(self) -> Summary:
-        """Read value and count off the (synced) state."""
+    def records(self) -> list[dict[str, Any]]:
+        """One record per sample of this process, for metrics that keep them: what was asked, answered and concluded."""
+        return []
 
-    def compute(self) -> Tensor:
+    def rationales(self) -> dict[int, str]:
+        """id -> why the sample has its score, for metrics that give reasons."""
+        return {}
+
+    # Values
+
+    def compute(self) -> Any:
         """The value over all samples of all ranks, the same on each: scalar, float64."""
         summary = self.summarize()
         self._summary = replace(summary, details={"n_clamped": float(self.clamped), **summary.details})
-        return summary.value
+        return self.output(summary)
 
     def result(self) -> Result:
         """`compute` as a citable record; collective, as `compute` is."""
         self.compute()
         summary = self._summary
         assert summary is not None
-        value, error, n = float(summary.value.double().mean()), summary.standard_error, summary.n
-        centre = value if summary.estimate is None else summary.estimate
-        interval = summary.interval
-        if interval is None and error is not None:
-            interval = mean_interval(centre, error, summary.units or n)
+        error = summary.standard_error
         return Result(
             name=self.name,
-            value=value,
-            n=n,
+            value=summary.mean,
+            n=summary.n,
             unit=self.unit,
             higher_is_better=self.higher_is_better,
-            interval=interval,
+            interval=summary.confidence_interval(),
             signature=str(Signature.of(**self.signature().fields, **summary.counts)),
             details={**({} if error is None else {"standard_error": error}), **summary.details},
             replicates=summary.replicates,
@@ -117,7 +160,7 @@ class ImageMetric(StreamMetric):
     def signature(self) -> Signature:
         """Everything that changes the value, the samples aside."""
         return Signature.of(
-            metric=self.name, **self.network_signature(), **self.parameters_of_value(), version=__version__
+            metric=self.name, **self.network_signature(), **self.signature_parameters(), version=__version__
         )
 
     def network_signature(self) -> dict[str, str]:
@@ -129,157 +172,193 @@ class ImageMetric(StreamMetric):
         if self.extractor is not None:
             self.extractor = replace(self.extractor, dtype=dtype or self.extractor.dtype, compiled=compiled)
 
-    def parameters_of_value(self) -> dict[str, object]:
-        """Constructor arguments that change the value, for the signature."""
-        return {}
-
-    def prepared(self, features: Features, **inputs: Any) -> Callable[[], None]:
-        """What `update_features` would do, done but for the change of states: what can be refused is refused here."""
-        return functools.partial(self.update_features, features, **inputs)
-
-    def feed(self, features: Features, **inputs: Any) -> None:
-        """`update` with features that were extracted elsewhere, as a suite does for metrics that share a network."""
-        self.feeding(features, **inputs)()
-
-    def feeding(self, features: Features, **inputs: Any) -> Callable[[], None]:
-        """`feed` in two steps: a batch that is refused is refused here; what is returned changes the states."""
-        with full_precision(self.device):
-            absorb = self.prepared(features, **inputs)
-
-        def finish() -> None:
-            with full_precision(self.device):
-                self._computed = None
-                self._update_count += 1
-                absorb()
-
-        return finish
-
-    def cached(self, key: Hashable, states: Sequence[Tensor], compute: Callable[[], T]) -> T:
-        """`compute()`, kept until `states`, which it is made of, hold other numbers."""
-        key = (key, self.extractor, self.layers, self._home, self._is_synced)
-        seen = [fingerprint(state) for state in states]
-        if key not in self._memo or self._memo[key][0] != seen:
-            self._memo[key] = seen, compute()
-        return self._memo[key][1]
-
-    def records(self) -> list[dict[str, Any]]:
-        """One record per sample of this process, for metrics that keep them: what was asked, answered and concluded."""
-        return []
-
-    def rationales(self) -> dict[int, str]:
-        """id -> why the sample has its score, for metrics that give reasons."""
-        return {}
-
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot the current value, one given value or Result, or a history of them; returns (figure, axes)."""
         require("matplotlib", "plot")
-        results = val if isinstance(val, list | tuple) else [val]
-        if val is not None:
-            points = [torch.as_tensor(v.value if isinstance(v, Result) else v) for v in results]
-            val = points if isinstance(val, list | tuple) else points[0]
-        return self._plot(val, ax)
+        val = self.compute() if val is None else val
+        points = [_point(x) for x in (val if isinstance(val, list) else [val])]
+        return draw(self, points if isinstance(val, list) else points[0], ax)
 
-    def pool(self) -> None:
-        """Move the states of all ranks into rank 0; the others start empty. Collective."""
-        rank, size = world(self.process_group)
-        self._computed = None
-        if size > 1:
-            self._sync_dist(process_group=self.process_group)
-            for name in self._blanks:
-                setattr(self, name, [self.table(name)])
-            if rank > 0:
-                Metric.reset(self)
+    # Samples
 
-    # What torchmetrics calls
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Merge a metric measured in the same way (another shard, rank or run); SignatureMismatch otherwise."""
-        self._refuse_alone("merge")
-        self.merge_member(incoming_state)
-
-    def merge_member(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """`merge_state` by a suite, which merges all metrics that share their samples."""
-        if isinstance(incoming_state, ImageMetric):
-            self.signature().require_like(incoming_state.signature())
-            self._require_states_like(incoming_state)
-            self._update_count += incoming_state._update_count
-        self._computed = None
-        super().merge_state(incoming_state)
-
-    def clear(self, *, keep_reference: bool = False) -> None:
-        """Forget all samples; `keep_reference` spares those of a reference."""
-        self.reset()
-
-    def reset(self) -> None:
-        super().reset()
-        self._summary = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_memo": {}}
-
-    def _wrap_update(self, update: Callable) -> Callable:
-        wrapped = super()._wrap_update(update)
-
-        @functools.wraps(update)
-        def outside_inference(*args: Any, **kwargs: Any) -> None:
-            self._refuse_alone("update")
-            with full_precision(self.device):
-                wrapped(*args, **kwargs)
-
-        return outside_inference
-
-    def _wrap_compute(self, compute: Callable) -> Callable:
-        wrapped = super()._wrap_compute(compute)
-
-        @functools.wraps(compute)
-        def outside_inference(*args: Any, **kwargs: Any) -> Any:
-            updates, synced = self._update_count, self._is_synced
-            self._update_count = max(updates, 1)  # a rank without data is no mistake; no data at all is an error below
-            try:
-                with full_precision(self.device):
-                    return wrapped(*args, **kwargs)
-            finally:
-                self._update_count = updates
-                for network in self.networks if self.offload else ():
-                    network.offload(self.device)
-                if self._is_synced and not synced:  # an error came between; this rank's own states must come back
-                    self.unsync(self._should_unsync)
-
-        return outside_inference
-
-    def _refuse_alone(self, action: str) -> None:
-        if self.shares:
-            raise TypeError(f"this {self.name} shares its samples with the rest of a MetricSuite: {action} the suite")
-
-    def _require_states_like(self, other: ImageMetric) -> None:
-        for name, stream in self._streams.items():
-            theirs = other._streams[name].state if name in other._streams else None
-            if theirs != stream.state:
-                raise IncompatibleStates(f"{self.name}: this metric keeps {stream.state}, the other one {theirs}")
-
-    # Images
-
-    def accept(self, images: Images, name: str = "images") -> list[Tensor]:
+    def validate_images(self, images: Images, name: str = "images") -> list[Tensor]:
         """Checked batches of `images`; the metric follows them onto an accelerator and counts clamped pixels."""
+        if not self.accepts_floats:
+            refuse_floats(images, name)
         batches, clamped = as_images(images, name=name, value_range=self.value_range, channels=self.channels)
         if batches[0].device.type != "cpu" and batches[0].device != self.device:
             self.to(batches[0].device)
         self.clamped += clamped
         return batches
 
-    def extract(self, batches: Sequence[Tensor]) -> Features:
+    def extract(self, batches: Sequence[Tensor]) -> BatchFeatures:
         assert self.extractor is not None
-        return self.extractor(batches, self.layers, self.device)
+        return BatchFeatures(self.extractor(batches, self.layers, self.device))
+
+    def update_features(self, features: Features, **inputs: Any) -> None:
+        """`update` with features that were extracted elsewhere."""
+        self.begin_update(features, **inputs)()
+
+    def begin_update(self, features: Features, **inputs: Any) -> Callable[[], None]:
+        """`update_features` in two steps: what is refused is refused here; what is returned changes the states."""
+        with full_precision(self.device):
+            commit = self.stage(BatchFeatures(features), **inputs)
+
+        def finish() -> None:
+            with full_precision(self.device):
+                note_update(self)
+                commit()
+
+        return finish
+
+    # States
+
+    def add_state(self, name: str, default: Any, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics'; a metric made inside inference mode can be updated outside of it."""
+        with torch.inference_mode(False):
+            super().add_state(name, default.clone() if isinstance(default, Tensor) else default, *args, **kwargs)
+
+    def add_stream(self, name: str, stream: Stream) -> None:
+        """Keep a stream of this kind."""
+        self.streams[name] = stream.owned_by(self)
+
+    @property
+    def home(self) -> torch.device:
+        """The device of the states: that of the metric, unless it has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
+    def contents(self) -> dict[str, Content]:
+        """What the streams of this metric hold; setting it replaces that."""
+        return self.streams.owned_contents()
+
+    @contents.setter
+    def contents(self, contents: Mapping[str, Content]) -> None:
+        self.streams.restore(contents)
+
+    @property
+    def metric_state(self) -> dict[str, Any]:
+        """As torchmetrics'; with the streams, also those that another metric owns."""
+        return {**super().metric_state, **self.streams.states()}
+
+    @property
+    def counter_names(self) -> list[str]:
+        """The columns that are one number in all."""
+        return [column.name for column in self.columns() if column.kind == "counter"]
+
+    @property
+    def logged_details(self) -> list[str]:
+        """The details that the callback logs beside the value."""
+        return [column.name for column in self.columns() if column.logged]
+
+    def counters(self) -> dict[str, Tensor]:
+        """The states that are numbers, summed over ranks."""
+        return {name: getattr(self, name) for name in attribute_states(self) if name != "instance"}
+
+    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:  # type: ignore[override]
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        return add_contents(self, state, prefix)
+
+    def reset(self) -> None:
+        with torch.inference_mode(False):
+            super().reset()
+        self.streams.clear_owned()
+        self._summary = None
+
+    def clear(self, *, keep_reference: bool = False) -> None:
+        """Forget all samples; `keep_reference` spares those of a reference."""
+        self.reset()
+
+    def cached(self, key: Hashable, states: Sequence[Tensor], compute: Callable[[], T]) -> T:
+        """`compute()`, kept until `states`, which it is made of, hold other numbers."""
+        key = (key, self.extractor, self.layers, self.home, is_synced(self))
+        prints = [fingerprint(state) for state in states]
+        if key not in self.memo or self.memo[key][0] != prints:
+            self.memo[key] = prints, compute()
+        return self.memo[key][1]
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Merge a metric measured in the same way (another shard, rank or run); SignatureMismatch otherwise."""
+        self.refuse_alone("merge")
+        self.merge_member(incoming_state)
+
+    def merge_member(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """`merge_state` by a suite, which merges all metrics that share their samples."""
+        if isinstance(incoming_state, ImageMetric):
+            self.signature().require_like(incoming_state.signature())
+            self.streams.require_like(incoming_state.streams, self.name)
+            note_update(self, update_count(incoming_state))
+        forget_value(self)
+        super().merge_state(incoming_state)
+
+    def refuse_alone(self, action: str) -> None:
+        """TypeError for a metric whose samples are those of a suite."""
+        if self.streams.shared:
+            raise TypeError(f"this {self.name} shares its samples with the rest of a MetricSuite: {action} the suite")
+
+    # Ranks
+
+    def over_ranks(self, kernel: Callable[..., Any]) -> Any:
+        """`kernel(share=(rank, world size))`, summed over ranks: a tensor or a tuple of them, the same bits on each.
+
+        Only a synced metric has the same samples on every rank; another one does all of the work.
+        """
+        rank, size = world(self.process_group) if is_synced(self) else (0, 1)
+        out = kernel(share=(rank, size))
+        if size > 1:
+            for part in out if isinstance(out, tuple) else (out,):
+                sum_(part, self.process_group)
+        return out
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics'; the metrics whose streams this one reads are synced with it."""
+        super().sync(*args, **kwargs)
+        if is_synced(self):
+            for owner in self.streams.owners():
+                if not is_synced(owner):
+                    owner.sync(*args, **kwargs)
+                    self._synced_owners.append(owner)
+
+    def unsync(self, should_unsync: bool = True) -> None:
+        super().unsync(should_unsync)
+        if should_unsync:
+            while self._synced_owners:
+                self._synced_owners.pop().unsync()
+
+    def sync_states(self, group: Any, gather: Callable[..., Sequence[Tensor]] | None) -> None:
+        """Replace the states by those of all ranks, with `gather`, or as fast as their algebra allows."""
+        if gather is not None:
+            sync_attributes(self, gather, group)
+            self.streams.sync_by(gather, group)
+            return
+        rendezvous(f"{type(self).__name__}.compute()", group, timeout=sync_timeout(self.sync_timeout))
+        counters = self.counters()
+        flat = torch.stack(list(counters.values()))
+        sum_(flat, group)
+        for name, value in zip(counters, flat, strict=True):
+            setattr(self, name, value)
+        self.streams.sync(group)
+
+    def pool(self) -> None:
+        """Move the states of all ranks into rank 0; the others start empty. Collective."""
+        rank, size = world(self.process_group)
+        forget_value(self)
+        if size > 1:
+            self.sync_states(self.process_group, None)
+            if rank > 0:
+                reset_attributes(self)
+                self.streams.clear_owned()
+
+    def release_networks(self) -> None:
+        """Free the device of the networks if `offload` asks for it."""
+        for network in self.networks if self.offload else ():
+            network.offload(self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "memo": {}}
 
 
-def as_texts(prompts: str | Sequence[str], n: int) -> list[str]:
-    """One text per image; one string stands for all of them. ShapeError or TypeError unless they are n texts."""
-    if isinstance(prompts, str):
-        return [prompts] * n
-    if not isinstance(prompts, Sequence):
-        raise TypeError(f"`prompts` must be texts, one per image or one for all, got {type(prompts).__name__}")
-    if len(prompts) != n:
-        raise ShapeError(f"`prompts` must hold one entry per image, got {len(prompts)} for {n} images")
-    if odd := {type(p).__name__ for p in prompts if not isinstance(p, str)}:
-        raise TypeError(f"`prompts` must be texts, got {', '.join(sorted(odd))}")
-    return list(prompts)
+def _point(value: Any) -> Tensor:
+    """What is drawn of a value, a result, or what `compute` returns besides a value."""
+    value = value[0] if isinstance(value, tuple) else value
+    return torch.as_tensor(value.value if isinstance(value, Result) else value)

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
 from lightning_imgmetrics.models.base.extractor import Extractor, Features, PixelExtractor
 
 
@@ -20,10 +18,6 @@ class PixelMetric(ScoreMetric):
 
     extractor: Extractor = PixelExtractor()
     layers = ("pixels",)
-
-    def update(self, images: Images, ids: Ids | None = None) -> None:
-        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         return by_size(self.measure, features["pixels"])

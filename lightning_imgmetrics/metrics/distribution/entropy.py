@@ -10,11 +10,17 @@ from torch import nn
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.entropy import class_probabilities, inception_score, vendi_score
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
-from lightning_imgmetrics.metrics.distribution.base import DeviationMetric, DistributionMetric
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.feature_bank import Network
-from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of, unit_rows
+from lightning_imgmetrics.metrics.distribution.inception_protocols import (
+    inception_network,
+    network_of,
+    shared_network,
+    unit_rows,
+)
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.moments import Moments
 from lightning_imgmetrics.states.tables import Splits
@@ -30,10 +36,10 @@ class SetMetric(DistributionMetric):
 
     def update(self, images: Images, ids: Ids | None = None) -> None:
         """Add generated images, (n, 3, h, w) uint8 or float in `value_range`."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
+        self.stage(self.extract(self.validate_images(images)), ids=ids)()
 
 
-class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
+class InceptionScore(SetMetric):
     """Inception score: exp of the mean divergence of an image's class distribution from that of all; drop-in.
 
     `compute` returns (mean, standard deviation with ddof 1) over `splits` random splits of the images, which the hashed
@@ -45,8 +51,8 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
     deviation = "split_std"
     higher_is_better = True
     plot_lower_bound: float = 0.0
-    default_feature = "logits_unbiased"
-    feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
+
+    inception = shared_network
 
     def __init__(
         self,
@@ -62,13 +68,16 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
     ):
         if not isinstance(splits, int) or splits < 1:
             raise ValueError(f"Argument `splits` expected to be an integer larger than 0, got {splits!r}")
-        extractor, layer = self.network_for(
+        extractor, layer = inception_network(
+            self,
             feature,
             network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
+            choices=("logits_unbiased", 64, 192, 768, 2048),
+            default="logits_unbiased",
         )
         self.splits = Splits(splits, extractor.dim(layer) + 1)
         super().__init__(
@@ -76,7 +85,7 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
         )
 
     def summarize(self) -> Summary:
-        count, _, mean = self.splits.unpack(self.read("fake_splits"))
+        count, _, mean = self.splits.unpack(self.state("fake_splits"))
         n = int(count.sum())
         if n == 0:
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
@@ -84,8 +93,8 @@ class InceptionScore(DeviationMetric, InceptionInput, SetMetric):
         details = {self.deviation: float(scores.std())} if len(scores) > 1 else {}
         return Summary(scores.mean(), n, details=details, counts={"n": n})
 
-    def parameters_of_value(self) -> dict[str, Any]:
-        return {**super().parameters_of_value(), "splits": self.splits.size}
+    def signature_parameters(self) -> dict[str, Any]:
+        return {**super().signature_parameters(), "splits": self.splits.size}
 
 
 class VendiScore(SetMetric):
@@ -109,11 +118,11 @@ class VendiScore(SetMetric):
         super().__init__(extractor, {"moments": Stream(self.moments, self.moments.d, layer, unit_rows)}, **kwargs)
 
     def summarize(self) -> Summary:
-        count, mean, scatter = self.moments.unpack(self.read("fake_moments"))
+        count, mean, scatter = self.moments.unpack(self.state("fake_moments"))
         n = int(count)
         if n == 0:
             raise NotEnoughSamples(self.name, 0, 1, "call `update` first")
         return Summary(vendi_score(scatter / count + torch.outer(mean, mean), order=self.order), n, counts={"n": n})
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {**super().parameters_of_value(), "order": f"{self.order:g}"}
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), "order": f"{self.order:g}"}

@@ -53,11 +53,11 @@ class BankMetric(DistributionMetric):
 
     def features(self, side: str) -> Tensor:
         """Features (n, d) of "real" or "fake", in the order of their hashed ids, in host memory."""
-        state = self.read(f"{side}_bank")
+        state = self.state(f"{side}_bank")
         whole = self.store.features(state)
         if not all(part.isfinite().all() for part in whole.split(4096)):
             raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for some images")
-        return whole.to(self._home) if self._home.type == "cuda" else whole
+        return whole.to(self.home) if self.home.type == "cuda" else whole
 
     def both(self, need: int, why: str) -> tuple[Tensor, Tensor]:
         """Features of reference and generated images, at least `need` of each."""
@@ -71,7 +71,7 @@ class BankMetric(DistributionMetric):
         usual = max(k, min(_USUAL_K, len(points) - 1))  # metrics with unlike k, up to this, search once
         found = self.cached(
             ("nearest", side, usual),
-            [self.read(f"{side}_bank")],
+            [self.state(f"{side}_bank")],
             lambda: self.over_ranks(lambda share: nearest(points, points, usual, exclude_self=True, share=share)[0]),
         )
         return found[:, k - 1]
@@ -84,8 +84,8 @@ class BankMetric(DistributionMetric):
         real, fake = self.both(k, f"{k} neighbors")
         distance, index = self.over_ranks(lambda share: nearest(fake, real, k, share=share))
         order = distance[:, 0].argsort(stable=True).cpu()
-        ids = self.store.ids(self.read("fake_bank"))
-        real_ids = self.store.ids(self.read("real_bank"))[index.cpu()]
+        ids = self.store.ids(self.state("fake_bank"))
+        real_ids = self.store.ids(self.state("real_bank"))[index.cpu()]
         return ids[order], real_ids[order], distance.cpu()[order]
 
     @property
@@ -98,6 +98,6 @@ class BankMetric(DistributionMetric):
         """torchmetrics' name for the features of the generated images."""
         return [x for x in [self.features("fake")] if len(x)]
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         mine = {"max_samples": self.max_samples} if self.max_samples else {}
-        return {**super().parameters_of_value(), **mine, **({} if self.bank == "float32" else {"bank": self.bank})}
+        return {**super().signature_parameters(), **mine, **({} if self.bank == "float32" else {"bank": self.bank})}

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, frechet_to_factor, psd_factor
 from lightning_imgmetrics.functional.resampling import extrapolate, jackknife
-from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
-from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of
+from lightning_imgmetrics.metrics.distribution.inception_protocols import inception_network, network_of, shared_network
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.moments import UNKNOWN, GroupedMoments, Moments
 
@@ -58,7 +58,7 @@ class FrechetDistance(DistributionMetric):
         )
 
     def summarize(self) -> Summary:
-        real, state = self.read("real_moments"), self.read("fake_moments")
+        real, state = self.state("real_moments"), self.state("fake_moments")
         fake = self.moments.merge(state) if self.groups else state
         n_real, n = int(real[0]), int(fake[0])
         if min(n_real, n) < 2:
@@ -97,7 +97,7 @@ class FrechetDistance(DistributionMetric):
         return frechet_to_factor(mean_real, factor, mean, moments.cov(fake), rank=n - 1)
 
 
-class FrechetInceptionDistance(InceptionInput, FrechetDistance):
+class FrechetInceptionDistance(FrechetDistance):
     """FID: Fréchet distance of Inception-v3 features with the 2015 TensorFlow weights; drop-in for torchmetrics.
 
     `feature`: 64, 192, 768 or 2048, or a module (n, 3, h, w) -> (n, d), as `network` may be. Images: uint8, or with
@@ -123,7 +123,8 @@ class FrechetInceptionDistance(InceptionInput, FrechetDistance):
         groups: int = 0,
         **kwargs: Any,
     ):
-        extractor, layer = self.network_for(
+        extractor, layer = inception_network(
+            self,
             feature,
             network,
             normalize=normalize,
@@ -133,6 +134,8 @@ class FrechetInceptionDistance(InceptionInput, FrechetDistance):
             input_img_size=input_img_size,
         )
         super().__init__(extractor, layer=layer, groups=groups, reset_real_features=reset_real_features, **kwargs)
+
+    inception = shared_network
 
     # torchmetrics' names for the state
 
@@ -162,12 +165,12 @@ class FrechetInceptionDistance(InceptionInput, FrechetDistance):
 
     def _sums(self, side: str) -> tuple[Tensor, Tensor, Tensor]:
         """Count (int64), sum x (d,) and sum x xᵀ (d, d)."""
-        state = self.read(f"{side}_moments")
+        state = self.state(f"{side}_moments")
         count, mean, scatter = self.moments.unpack(self.moments.merge(state) if state.ndim > 1 else state)
         return count.long(), count * mean, scatter + count * torch.outer(mean, mean)
 
 
-class SpatialFrechetInceptionDistance(InceptionInput, FrechetDistance):
+class SpatialFrechetInceptionDistance(FrechetDistance):
     """sFID: FID of 7 channels of an intermediate Inception layer at each of 17 x 17 positions (2023 features).
 
     As ADM computes it, so its reference statistics (`mu_s`, `sigma_s`) apply. Sensitive to the layout of an image where
@@ -175,7 +178,8 @@ class SpatialFrechetInceptionDistance(InceptionInput, FrechetDistance):
     """
 
     name: ClassVar[str] = "sfid"
-    feature_choices = ("sfid",)
+
+    inception = shared_network
 
     def __init__(
         self,
@@ -185,8 +189,13 @@ class SpatialFrechetInceptionDistance(InceptionInput, FrechetDistance):
         feature_extractor_weights_path: str | None = None,
         **kwargs: Any,
     ):
-        network, layer = self.network_for(
-            "sfid", normalize=normalize, protocol=protocol, weights=feature_extractor_weights_path
+        network, layer = inception_network(
+            self,
+            "sfid",
+            normalize=normalize,
+            protocol=protocol,
+            weights=feature_extractor_weights_path,
+            choices=("sfid",),
         )
         super().__init__(network, layer=layer, **kwargs)
 
@@ -227,8 +236,8 @@ class FrechetInceptionDistanceInfinity(FrechetInceptionDistance):
             values[i] = self.distance(real, self.moments.merge([state[part] for part in unions[i]]))
         return values
 
-    def parameters_of_value(self) -> dict[str, Any]:
-        return {**super().parameters_of_value(), "groups": self.groups, "seed": self.seed}
+    def signature_parameters(self) -> dict[str, Any]:
+        return {**super().signature_parameters(), "groups": self.groups, "seed": self.seed}
 
 
 def _with_jackknife(summary: Summary, replicates: Tensor, sizes: Tensor) -> Summary:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.models.base.custom import CustomExtractor
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.models.encoders.inception import InceptionExtractor
@@ -46,77 +45,55 @@ def unit_rows(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.double(), dim=1)
 
 
-class InceptionInput(ImageMetric):
-    """What torchmetrics' metrics on Inception-v3 share: `feature`, `normalize`, and ours: `network`, `protocol`.
+def inception_network(
+    metric: DistributionMetric,
+    feature: str | int | nn.Module | Extractor,
+    network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor | None = None,
+    *,
+    normalize: bool,
+    protocol: str,
+    weights: str | None,
+    antialias: bool = True,
+    input_img_size: tuple[int, int, int] = (3, 299, 299),
+    choices: Sequence[str | int] = (64, 192, 768, 2048),
+    default: str | int = 2048,
+    takes_names: bool = False,
+) -> tuple[Extractor, str]:
+    """(extractor, layer) that torchmetrics' arguments of a metric on Inception-v3 mean, and ours: network, protocol.
 
-    `feature` names a layer of Inception, or is itself a network, as `network` is. `takes_names`: whether `network` may
-    name another one; FID and the Inception score are defined on Inception, and taken on networks of a user's own.
+    `feature` names a layer of Inception, or is itself a network, as `network` is. `metric` learns which images it takes
+    and whose protocol it follows. `takes_names`: whether `network` may name another one; FID and the Inception score
+    are defined on Inception, and taken on networks of a user's own. Another network comes with its default layer.
     """
-
-    feature_network = "inception"  # torchmetrics' name of the attribute that holds the network
-    default_network: ClassVar[str] = "inception"
-    default_feature: ClassVar[str | int] = 2048
-    takes_names: ClassVar[bool] = False
-    feature_choices: ClassVar[tuple[str | int, ...]] = (64, 192, 768, 2048)
-    normalize: bool
-    protocol: str
-
-    def network_for(
-        self,
-        feature: str | int | nn.Module | Extractor,
-        network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor | None = None,
-        *,
-        normalize: bool,
-        protocol: str,
-        weights: str | None,
-        antialias: bool = True,
-        input_img_size: tuple[int, int, int] = (3, 299, 299),
-    ) -> tuple[Extractor, str]:
-        """(extractor, layer) of the constructor's arguments; a network comes with its default layer."""
-        if not isinstance(normalize, bool):
-            raise ValueError("Argument `normalize` expected to be a bool")
-        self.normalize, self.protocol, self.channels = normalize, protocol, input_img_size[0]
-        standard = inception(protocol, weights, antialias=antialias)
-        other = network is not None and network != self.default_network
-        if (network is not None and not isinstance(feature, str | int)) or (other and feature != self.default_feature):
-            raise TypeError(f"`network` and `feature` both name the features: got {network!r} and {feature!r}")
-        chosen = network if other else feature
-        if isinstance(chosen, nn.Module):
-            return CustomExtractor(chosen, image_size=input_img_size, floating=normalize), "features"
-        if isinstance(chosen, Extractor) or other:
-            return self.other_network(chosen)
-        if isinstance(feature, bool) or not isinstance(feature, str | int):
-            raise TypeError("Got unknown input to argument `feature`")
-        if feature not in self.feature_choices:
+    if not isinstance(normalize, bool):
+        raise ValueError("Argument `normalize` expected to be a bool")
+    metric.accepts_floats, metric.channels = normalize, input_img_size[0]
+    standard = inception(protocol, weights, antialias=antialias)
+    other = network is not None and network != "inception"
+    if (network is not None and not isinstance(feature, str | int)) or (other and feature != default):
+        raise TypeError(f"`network` and `feature` both name the features: got {network!r} and {feature!r}")
+    chosen: Any = network if other else feature
+    if isinstance(chosen, nn.Module):
+        return CustomExtractor(chosen, image_size=input_img_size, floating=normalize), "features"
+    if isinstance(chosen, Extractor) or other:
+        if isinstance(chosen, str) and not takes_names:
             raise ValueError(
-                f"Integer input to argument `feature` must be one of {self.feature_choices}, but got {feature}."
+                f"`network` must be 'inception', a module or an Extractor for {metric.name}, got {chosen!r}:"
+                f" FrechetDistance({chosen!r}), and the keys fd_dinov2 and fd_clip, are distances by other networks"
             )
-        return standard, str(feature)
+        extractor, layer = network_of(chosen)
+        metric.protocol = protocol if isinstance(extractor, InceptionExtractor) else None
+        return extractor, layer
+    if isinstance(feature, bool) or not isinstance(feature, str | int):
+        raise TypeError("Got unknown input to argument `feature`")
+    if feature not in choices:
+        raise ValueError(f"Integer input to argument `feature` must be one of {tuple(choices)}, but got {feature}.")
+    metric.protocol = protocol
+    return standard, str(feature)
 
-    def other_network(self, network: Any) -> tuple[Extractor, str]:
-        """`network_of`; ValueError for a name where the metric is defined on Inception."""
-        if isinstance(network, str) and not self.takes_names:
-            raise ValueError(
-                f"`network` must be 'inception', a module or an Extractor for {self.name}, got {network!r}:"
-                f" FrechetDistance({network!r}), and the keys fd_dinov2 and fd_clip, are distances by other networks"
-            )
-        return network_of(network)
 
-    def accept(self, images: Images, name: str = "images") -> list[Tensor]:
-        some = images if isinstance(images, list | tuple) else [images]
-        if not self.normalize and any(isinstance(x, Tensor) and x.is_floating_point() for x in some):
-            raise ValueError(
-                "Expecting image as torch.Tensor with dtype=torch.uint8, got float"
-                f" `{name}`: pass normalize=True for float images"
-            )
-        return super().accept(images, name)
-
-    @property
-    def inception(self) -> nn.Module:
-        """The shared network on this metric's device."""
-        assert self.extractor is not None
-        return self.extractor.network(self.device)
-
-    def parameters_of_value(self) -> dict[str, Any]:
-        mine = {"protocol": self.protocol} if isinstance(self.extractor, InceptionExtractor) else {}
-        return {**mine, **super().parameters_of_value()}
+@property  # type: ignore[misc]
+def shared_network(metric: DistributionMetric) -> nn.Module:
+    """torchmetrics' name for the network, which is shared, on the metric's device."""
+    assert metric.extractor is not None
+    return metric.extractor.network(metric.device)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.frechet import frechet_of_factors, psd_factor, row_factor
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.feature_bank import Network
-from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput
+from lightning_imgmetrics.metrics.distribution.inception_protocols import inception_network, shared_network
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.moments import Moments
@@ -23,7 +24,7 @@ from lightning_imgmetrics.states.moments import Moments
 _MAX_LABEL = 1 << 24  # labels travel with float32 features
 
 
-class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
+class IntraFrechetInceptionDistance(DistributionMetric):
     """Intra-FID: the mean over classes of the FID between real and generated images of one class.
 
     `update(images, real, labels)` takes class or category numbers (n,). Every class needs two images on each side; each
@@ -36,7 +37,8 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
     higher_is_better = False
     plot_lower_bound: float = 0.0
     inputs = ("real", "labels")
-    takes_names = True
+
+    inception = shared_network
 
     def __init__(
         self,
@@ -50,13 +52,15 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
         input_img_size: tuple[int, int, int] = (3, 299, 299),
         **kwargs: Any,
     ):
-        extractor, layer = self.network_for(
+        extractor, layer = inception_network(
+            self,
             feature,
             network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
+            takes_names=True,
         )
         self.class_names = None if class_names is None else list(class_names)
         self.store = Bank(extractor.dim(layer) + 1)
@@ -67,22 +71,12 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
         self, images: Images, real: bool, labels: Tensor | Sequence[int], ids: Ids | None = None
     ) -> None:
         """Add images (n, 3, h, w) of classes `labels` (n,) to the reference or to the generated set."""
-        self.update_features(self.extract(self.accept(images)), real=real, labels=labels, ids=ids)
+        self.stage(self.extract(self.validate_images(images)), real=real, labels=labels, ids=ids)()
 
-    def update_features(
-        self,
-        features: Features,
-        *,
-        real: bool = False,
-        labels: Tensor | Sequence[int] = (),
-        ids: Ids | None = None,
-        **_: Any,
-    ) -> None:
-        x = features[self.layers[0]]
+    def rows(self, stream: Stream, features: Features, *, labels: Tensor | Sequence[int] = (), **inputs: Any) -> Tensor:
+        x = features[stream.layer]
         self.check_inputs(len(x), labels=labels)
-        column = torch.as_tensor(labels, device=x.device)[:, None].to(x)
-        for name in self.streams_of(real):
-            self.absorb(name, torch.cat([x, column], 1), ids)
+        return torch.cat([x, torch.as_tensor(labels, device=x.device)[:, None].to(x)], 1)
 
     def check_inputs(self, n: int, *, labels: Tensor | Sequence[int] = (), **_: Any) -> None:
         try:
@@ -97,7 +91,7 @@ class IntraFrechetInceptionDistance(InceptionInput, DistributionMetric):
             raise ValueError(f"`labels` must lie in [0, {known}), got {int(column.min())}..{int(column.max())}")
 
     def summarize(self) -> Summary:
-        sides = [self.store.features(self.read(f"{side}_labelled")) for side in ("real", "fake")]
+        sides = [self.store.features(self.state(f"{side}_labelled")) for side in ("real", "fake")]
         labels = torch.cat([side[:, -1] for side in sides]).unique().tolist()
         if not all(side.isfinite().all() for side in sides):
             raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for some images")

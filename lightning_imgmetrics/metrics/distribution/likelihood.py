@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from lightning_imgmetrics._compat.torchmetrics import forget_value
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import NotEnoughSamples
 from lightning_imgmetrics.functional.likelihood import feature_likelihood_divergence
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric, Network
 from lightning_imgmetrics.states.hash import uniform_hash
 
@@ -31,26 +32,23 @@ class FeatureLikelihoodDivergence(BankMetric):
             raise ValueError(f"`test_share` must lie between 0 and 1, got {test_share}")
         self.test_share, self.seed = test_share, seed
         super().__init__(network, **kwargs)
-        self.add_stream("real_test", self._streams["real_bank"])
+        self.streams["real_test"] = self.streams["real_bank"].owned_by(self, "test")
 
     def update_test(self, images: Images, ids: Ids | None = None) -> None:
         """Add held-out real images (n, 3, h, w)."""
-        if "real_test" in self._lenders:
+        if self.streams["real_test"].owner is not self:
             raise TypeError("another fld of this MetricSuite keeps the held-out images of both: call its `update_test`")
         with full_precision(self.device):
-            features = self.extract(self.accept(images))
-            self.absorb("real_test", self._streams["real_test"].vectors(features), ids)
-            self._computed = None
-
-    def streams_of(self, real: bool) -> list[str]:
-        return [name for name in super().streams_of(real) if name != "real_test"]
+            features = self.extract(self.validate_images(images))
+            self.streams["real_test"].add(self.streams["real_test"].vectors(features), ids)
+            forget_value(self)
 
     def summarize(self) -> Summary:
         train, fake = self.both(4, "a density and its baseline need some")
-        test = self.store.features(self.read("real_test"))
+        test = self.store.features(self.state("real_test"))
         given = len(test) > 0
         if not given:
-            held = uniform_hash(self.store.ids(self.read("real_bank")), seed=3) < self.test_share
+            held = uniform_hash(self.store.ids(self.state("real_bank")), seed=3) < self.test_share
             train, test = train[~held.to(train.device)], train[held.to(train.device)]
         least = min(len(train), len(test))
         if least < 4:
@@ -60,5 +58,5 @@ class FeatureLikelihoodDivergence(BankMetric):
         counts = {"n_train": len(train), "n_test": len(test), "n": len(fake), "test": "given" if given else "held-out"}
         return Summary(value, len(fake), details=details, counts=counts)
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {**super().parameters_of_value(), "test_share": self.test_share, "seed": self.seed}
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), "test_share": self.test_share, "seed": self.seed}

@@ -16,11 +16,11 @@ from lightning_imgmetrics.functional.manifold import (
     precision_recall,
     realism,
 )
-from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric, Network
 from lightning_imgmetrics.metrics.distribution.frechet import FrechetDistance
-from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput
+from lightning_imgmetrics.metrics.distribution.inception_protocols import inception_network, shared_network
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.moments import Moments
 
@@ -54,7 +54,7 @@ class ManifoldMetric(BankMetric):
         radii = self.radius("real", real, k), around_fake
         return self.cached(
             ("balls", k, self.strict, both),
-            [self.read("real_bank"), self.read("fake_bank")],
+            [self.state("real_bank"), self.state("fake_bank")],
             lambda: self.over_ranks(lambda share: ball_counts(real, fake, *radii, strict=self.strict, share=share)),
         )
 
@@ -63,8 +63,8 @@ class ManifoldMetric(BankMetric):
         details = {name: float(value) for name, value in values.items() if name != self.report}
         return Summary(values[self.report], n, details=details, counts={"n_real": n_real, "n": n})
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {**super().parameters_of_value(), "k": self.nearest_k, "ball": "open" if self.strict else "closed"}
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), "k": self.nearest_k, "ball": "open" if self.strict else "closed"}
 
 
 class PrecisionRecall(ManifoldMetric):
@@ -103,7 +103,7 @@ class PrecisionRecall(ManifoldMetric):
         real, fake = self.both(self.nearest_k + 1, "each sample needs its nearest neighbors")
         radius = self.radius("real", real, self.nearest_k)
         scores = self.over_ranks(lambda share: realism(fake, real, radius, share=share))
-        return self.store.ids(self.read("fake_bank")), scores.cpu()
+        return self.store.ids(self.state("fake_bank")), scores.cpu()
 
 
 class DensityCoverage(ManifoldMetric):
@@ -155,7 +155,7 @@ class Authenticity(BankMetric):
         return Summary(value, n, error, counts={"n_real": len(real), "n": n})
 
 
-class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
+class MemorizationInformedFrechetInceptionDistance(BankMetric):
     """MiFID: FID divided by the mean cosine distance of images to the nearest of the other side; drop-in.
 
     A mean distance of `cosine_distance_eps` or more counts as 1. `orientation`: "paper" averages over generated images
@@ -166,9 +166,10 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
     """
 
     name: ClassVar[str] = "mifid"
-    takes_names = True
     higher_is_better = False
     plot_lower_bound: float = 0.0
+
+    inception = shared_network
 
     def __init__(
         self,
@@ -189,13 +190,15 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         if orientation not in ("torchmetrics", "paper"):
             raise UnknownName("orientation", orientation, ("torchmetrics", "paper"))
         self.cosine_distance_eps, self.orientation = cosine_distance_eps, orientation
-        extractor, layer = self.network_for(
+        extractor, layer = inception_network(
+            self,
             feature,
             network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
+            takes_names=True,
         )
         self.moments = Moments(extractor.dim(layer))
         super().__init__(
@@ -210,7 +213,7 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
 
     def summarize(self) -> Summary:
         real, fake = self.both(2, "a covariance needs two")
-        fid = self.distance(self.read("real_moments"), self.read("fake_moments"))
+        fid = self.distance(self.state("real_moments"), self.state("fake_moments"))
         queries, points = (fake, real) if self.orientation == "paper" else (real, fake)
         cosine = self.over_ranks(lambda share: largest_cosine(queries, points, share=share))
         kept = torch.cat([part.double().sum(1) != 0 for part in queries.split(4096)])  # as torchmetrics leaves out
@@ -220,6 +223,6 @@ class MemorizationInformedFrechetInceptionDistance(InceptionInput, BankMetric):
         details = {"fid": float(fid), "memorization_distance": distance}
         return Summary(value, len(fake), details=details, counts={"n_real": len(real), "n": len(fake)})
 
-    def parameters_of_value(self) -> dict[str, Any]:
+    def signature_parameters(self) -> dict[str, Any]:
         mine = {"eps": self.cosine_distance_eps, "orientation": self.orientation}
-        return {**super().parameters_of_value(), **mine}
+        return {**super().signature_parameters(), **mine}

@@ -16,17 +16,22 @@ from lightning_imgmetrics.functional.mmd import (
     random_subsets,
     subset_polynomial_mmd,
 )
-from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.streams import Stream
-from lightning_imgmetrics.metrics.distribution.base import DeviationMetric, DistributionMetric
+from lightning_imgmetrics.metrics.base.summary import Summary
+from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric, Network
-from lightning_imgmetrics.metrics.distribution.inception_protocols import InceptionInput, network_of, unit_rows
+from lightning_imgmetrics.metrics.distribution.inception_protocols import (
+    inception_network,
+    network_of,
+    shared_network,
+    unit_rows,
+)
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.states.moments import Moments
 
 
-class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
+class KernelInceptionDistance(BankMetric):
     """KID: unbiased squared MMD of Inception features under a cubic kernel; drop-in for torchmetrics.
 
     `compute` returns (mean, standard deviation) over `subsets` random subsets of `subset_size` samples; both sides need
@@ -41,8 +46,8 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
     higher_is_better = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-    takes_names = True
-    feature_choices = ("logits_unbiased", 64, 192, 768, 2048)
+
+    inception = shared_network
 
     def __init__(
         self,
@@ -62,13 +67,16 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
         seed: int = 0,
         **kwargs: Any,
     ):
-        extractor, layer = self.network_for(
+        extractor, layer = inception_network(
+            self,
             feature,
             network,
             normalize=normalize,
             protocol=protocol,
             weights=feature_extractor_weights_path,
             input_img_size=input_img_size,
+            choices=("logits_unbiased", 64, 192, 768, 2048),
+            takes_names=True,
         )
         for argument, number in (("subsets", subsets), ("subset_size", subset_size), ("degree", degree)):
             if not (isinstance(number, int) and number > 0):
@@ -93,9 +101,9 @@ class KernelInceptionDistance(DeviationMetric, InceptionInput, BankMetric):
         details = {self.deviation: float(values.std(correction=0))}
         return Summary(values.mean(), len(fake), details=details, counts={"n_real": len(real), "n": len(fake)})
 
-    def parameters_of_value(self) -> dict[str, Any]:
+    def signature_parameters(self) -> dict[str, Any]:
         mine = {"subsets": self.subsets, "subset_size": self.subset_size, "degree": self.degree, "coef": self.coef}
-        return {**super().parameters_of_value(), **mine, "gamma": self.gamma or "1/d", "seed": self.seed}
+        return {**super().signature_parameters(), **mine, "gamma": self.gamma or "1/d", "seed": self.seed}
 
 
 class CLIPMaximumMeanDiscrepancy(BankMetric):
@@ -135,7 +143,7 @@ class CLIPMaximumMeanDiscrepancy(BankMetric):
 
     def summarize(self) -> Summary:
         if self.streaming:
-            parts = [self.moments.unpack(self.read(f"{side}_moments")) for side in ("real", "fake")]
+            parts = [self.moments.unpack(self.state(f"{side}_moments")) for side in ("real", "fake")]
             n_real, n = (int(count) for count, _, _ in parts)
             if min(n_real, n) < 1:
                 raise NotEnoughSamples(self.name, min(n_real, n), 1, f"{n_real} real and {n} generated")
@@ -152,6 +160,6 @@ class CLIPMaximumMeanDiscrepancy(BankMetric):
         """Largest distance of the streaming value from the exact one."""
         return self.scale * gaussian_mmd_truncation(self.sigma)
 
-    def parameters_of_value(self) -> dict[str, Any]:
+    def signature_parameters(self) -> dict[str, Any]:
         kernel = {"kernel": f"gaussian-{self.sigma:g}", **({"order": 2} if self.streaming else {})}
-        return {**super().parameters_of_value(), **kernel}
+        return {**super().signature_parameters(), **kernel}

@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_imgmetrics._compat.torchmetrics import forget_value, syncs_on_compute
 from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.data.statistics_files import PublicStatistics, read_statistics
 from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, SignatureMismatch
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
-from lightning_imgmetrics.metrics.base.streams import PARTS_OF_STREAM, Stream
-from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
+from lightning_imgmetrics.metrics.base.streams import Content, Stream
 from lightning_imgmetrics.metrics.distribution.inception_protocols import inception, unit_rows
 from lightning_imgmetrics.metrics.distribution.mmd import CLIPMaximumMeanDiscrepancy
 from lightning_imgmetrics.models.base.extractor import Extractor
@@ -62,10 +62,10 @@ class ReferenceStatistics:
         """The reference side of `metrics`; NotEnoughSamples if they have none."""
         entries: dict[tuple[str, str], Entry] = {}
         for m, name in _reference_streams(metrics):
-            stream = m._streams[name]
+            stream = m.streams[name]
             signature = network_signature(m.extractor, stream)
             if (str(signature), repr(stream.state)) not in entries:
-                value = m.read(name).cpu().contiguous()
+                value = stream.read().cpu().contiguous()
                 value = value if stream.state.table else value.clone()  # sums change in place
                 entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
         counts = {_count(entry) for entry in entries.values()}
@@ -135,23 +135,19 @@ class ReferenceStatistics:
         Where metrics sync over ranks, rank 0 takes it and the others start empty: it counts once.
         """
         metrics = list(metrics)
-        owned = {(id(m), name): (m, name) for m, name in map(_owner, _reference_streams(metrics))}
-        found = [(m, name, self._serve(m, name)) for m, name in owned.values()]
-        for m, name, value in found:
-            state = m._streams[name].state
-            if m._to_sync and world(m.process_group)[0] > 0:
-                value = state.empty()
-            for part in PARTS_OF_STREAM[1:]:
-                if f"{name}{part}" in m._blanks:
-                    setattr(m, f"{name}{part}", [])
+        owned = {id(m.streams[name]): (m, name) for m, name in _reference_streams(metrics)}
+        values = [(m, m.streams[name], self._serve(m, name)) for m, name in owned.values()]
+        for m, stream, value in values:
+            if syncs_on_compute(m) and world(m.process_group)[0] > 0:
+                value = stream.state.empty()
             # Sums change in place, so each metric gets its own.
-            setattr(m, name, [value] if name in m._blanks else value.clone().to(m._home))
+            stream.content = Content([value] if stream.state.table else value.clone().to(stream.home))
         for m in metrics:
-            m._computed = None
+            forget_value(m)
 
     def _serve(self, m: ImageMetric, name: str) -> Tensor:
         """The state for one stream: as it is, or made of what holds more."""
-        stream = m._streams[name]
+        stream = m.streams[name]
         wanted = network_signature(m.extractor, stream)
         alike = [entry for entry in self.entries if _fits(entry.signature, wanted)]
         for entry in alike:
@@ -176,14 +172,7 @@ def network_signature(extractor: Extractor | None, stream: Stream) -> Signature:
 
 def _reference_streams(metrics: Iterable[ImageMetric]) -> Iterator[tuple[ImageMetric, str]]:
     for m in metrics:
-        if isinstance(m, DistributionMetric):
-            yield from ((m, name) for name in m.streams_of(real=True))
-
-
-def _owner(pair: tuple[ImageMetric, str]) -> tuple[ImageMetric, str]:
-    """Who keeps the stream: the metric itself, or the one that it shares it with in a suite."""
-    m, name = pair
-    return m._lenders.get(name, pair)  # type: ignore[return-value]
+        yield from ((m, name) for name in m.streams.of_side("real"))
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.metrics.distribution.frechet import FrechetDistance
 from lightning_imgmetrics.metrics.distribution.inception_protocols import network_of
@@ -49,14 +50,14 @@ class ReconstructionFrechetDistance(FrechetDistance):
 
     def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
         """Add reconstructions and their originals, (n, 3, h, w) uint8 or float in `value_range`, or lists of images."""
-        sides = self.accept(preds, "preds"), self.accept(target, "target")
+        sides = self.validate_images(preds, "preds"), self.validate_images(target, "target")
         sizes = [sum(map(len, side)) for side in sides]
         if sizes[0] != sizes[1]:
             raise ShapeError(f"`target` must hold one entry per image, got {sizes[1]} for {sizes[0]} images")
-        self.update_features(self.extract([*sides[0], *sides[1]]), ids=ids)
+        self.stage(self.extract([*sides[0], *sides[1]]), ids=ids)()
 
     def summarize(self) -> Summary:
-        real, fake = self.read("fake_targets"), self.read("fake_moments")
+        real, fake = self.state("fake_targets"), self.state("fake_moments")
         n = int(fake[0])
         if n < 2:
             raise NotEnoughSamples(self.name, n, 2, "a covariance needs two pairs")

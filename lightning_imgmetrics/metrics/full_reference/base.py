@@ -13,17 +13,17 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError, UnknownName, ValueRangeError
 from lightning_imgmetrics.functional.pixel import check_pair, check_positive, studio_luma
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.inputs import Ids
 from lightning_imgmetrics.metrics.base.pixel_metric import by_size
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.models.base.extractor import Extractor, Features, PixelExtractor
 
 Range = float | tuple[float, float]
 _EIGHT_BITS = (None, 1, 255, (0, 1), (0, 255))  # ranges that also say what uint8 holds
 
 
-class PairMetric(ScoreMetric):
+class FullReferenceMetric(ScoreMetric):
     """A score of each image against its target, both of one size, by their pixels or by what a network makes of them.
 
     `reduction`: the mean over pairs, "sum", or "none" (or None) for one value per pair, ordered by id.
@@ -49,7 +49,7 @@ class PairMetric(ScoreMetric):
 
     def add_pairs(self, ids: Ids | None, **sides: Images) -> None:
         """`update` with both sides under the names that errors are to give them."""
-        self.add_scores(self.scores_of_pairs(**{name: self.accept(x, name) for name, x in sides.items()}), ids)
+        self.add_scores(self.scores_of_pairs(**{name: self.validate_images(x, name) for name, x in sides.items()}), ids)
 
     def scores_of_pairs(self, **sides: Sequence[Tensor]) -> Tensor:
         """The scores of batches, two sides under the names that errors are to give them: a pass for those of a size."""
@@ -64,36 +64,18 @@ class PairMetric(ScoreMetric):
         if self.reduction == "sum":
             return Summary(summary.value * summary.n, summary.n, details=summary.details)
         if self.reduction in ("none", None):
-            return replace(summary, value=self.scores_in(self.read("score")))
+            return replace(summary, value=self.scores_in(self.streams["score"].read()))
         return summary
 
     def over_pairs(self) -> Summary:
         """The mean, whatever the reduction."""
         return super().summarize()
 
-    def scores_in(self, state: Tensor) -> Tensor:
-        """The scores (n,) in the rows of the table."""
-        return state[:, 1]
-
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"reduction": self.reduction}
 
 
-class PairedMetric(PairMetric):
-    """A score of each image against its target by their pixels alone: no network is run."""
-
-    extractor: Extractor = PixelExtractor()
-    layers = ("pixels",)
-
-    def scores_of(self, features: Features, **_: Any) -> Tensor:
-        return by_size(self.compare, *pairs_in(features))
-
-    @abstractmethod
-    def compare(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Pairs of one size, (n, 3, h, w) float32 in [0, 1] each -> (n,), or (n, 1 + k) with `columns`."""
-
-
-class FullReferenceMetric(PairedMetric):
+class PixelReferenceMetric(FullReferenceMetric):
     """Pairs measured on the scale of their range, [0, 1].
 
     Float tensors with a `data_range` are taken as torchmetrics takes them: any values, channels and axes, divided by
@@ -102,6 +84,9 @@ class FullReferenceMetric(PairedMetric):
     `channel="y"` compares BT.601 luma as super-resolution papers do; `crop_border` leaves out so many pixels at each
     border. Inside a MetricSuite images are 8-bit.
     """
+
+    extractor: Extractor = PixelExtractor()
+    layers = ("pixels",)
 
     def __init__(
         self,
@@ -128,7 +113,7 @@ class FullReferenceMetric(PairedMetric):
         """Add pairs of one size each: both float tensors, (n, c, h, w) for most, or both images; see the class."""
         if isinstance(preds, Tensor) and isinstance(target, Tensor) and self._as_given(preds, target):
             pairs = self._scaled(preds, target)
-            self.update_features({"pixels": [image for side in pairs for image in side]}, ids=ids)
+            self.stage({"pixels": [image for side in pairs for image in side]}, ids=ids)()
         else:
             super().update(preds, target, ids)
 
@@ -136,15 +121,19 @@ class FullReferenceMetric(PairedMetric):
         for name, images in sides.items():
             if isinstance(images, Tensor) and images.dtype == torch.uint8 and self.data_range not in _EIGHT_BITS:
                 raise ValueRangeError(f"`{name}` is uint8 and measured on [0, 1]; `data_range` says {self.data_range}")
-        pairs = [image for name, images in sides.items() for image in self.extract(self.accept(images, name))["pixels"]]
-        self.update_features({"pixels": pairs}, ids=ids)
+        pairs = [
+            image
+            for name, images in sides.items()
+            for image in self.extract(self.validate_images(images, name))["pixels"]
+        ]
+        self.stage({"pixels": pairs}, ids=ids)()
 
-    def compare(self, preds: Tensor, target: Tensor) -> Tensor:
-        return self.measure(*self.cropped(preds, target))
+    def scores_of(self, features: Features, **_: Any) -> Tensor:
+        return by_size(lambda *pair: self.measure(*self.cropped(*pair)), *pairs_in(features))
 
     @abstractmethod
     def measure(self, preds: Tensor, target: Tensor) -> Tensor:
-        """As `compare`, of what `channel` and `crop_border` leave of floats in units of the range."""
+        """Pairs of one size, (n, 3, h, w) floats in units of the range each -> (n,), or (n, 1 + k) with `columns`."""
 
     def cropped(self, *sides: Tensor) -> list[Tensor]:
         """Without the border, and as luma if that is measured."""
@@ -176,9 +165,9 @@ class FullReferenceMetric(PairedMetric):
             x = x - self.low
         return x if self.extent == 1 else x / self.extent
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         odd = {"data_range": f"{self.low:g}..{self.low + self.extent:g}"} if self.low else {}
-        return {**super().parameters_of_value(), **odd, "channel": self.channel, "crop_border": self.crop_border}
+        return {**super().signature_parameters(), **odd, "channel": self.channel, "crop_border": self.crop_border}
 
 
 def pairs_in(features: Features) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +13,11 @@ from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.perceptual import dists, lpips_layers, lpips_map, perceptual_embedding
-from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary, as_texts
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
-from lightning_imgmetrics.metrics.full_reference.base import PairMetric
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
 from lightning_imgmetrics.models.base.custom import CustomExtractor
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.encoders.clip import DIGITS_CLIP, ClipExtractor
@@ -32,7 +35,7 @@ def perceptual_extractor(network: str | nn.Module, weights: str | None, image_si
     return ClipExtractor() if network == DIGITS_CLIP else LpipsExtractor(network, weights, image_size)
 
 
-class LearnedPerceptualImagePatchSimilarity(PairMetric):
+class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
     """LPIPS v0.1 of image pairs, as the `lpips` package computes it; drop-in for torchmetrics.
 
     `network`, or `net_type`: "alex" (default), "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a
@@ -63,10 +66,11 @@ class LearnedPerceptualImagePatchSimilarity(PairMetric):
             raise ValueError(f"Argument `normalize` should be an bool but got {normalize}")
         network = one_network(network, "alex", net_type=net_type)
         extractor = perceptual_extractor(network, weights, None)
+        self.depth = 0  # of the layers that are reported
         if per_layer:
             if not isinstance(extractor, LpipsExtractor):
                 raise ValueError(f"`per_layer` needs `network` 'alex', 'vgg' or 'squeeze', got {network!r}")
-            self.columns = tuple(f"layer{i}" for i in range(extractor.depth))
+            self.depth = extractor.depth
         super().__init__(reduction, **{"value_range": (0.0, 1.0) if normalize else (-1.0, 1.0), **kwargs})
         self.extractor = extractor
 
@@ -77,7 +81,10 @@ class LearnedPerceptualImagePatchSimilarity(PairMetric):
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         parts = torch.stack([layer.mean((1, 2, 3)) for layer in _layers(features)], 1)
         total = parts.sum(1, keepdim=True)
-        return torch.cat([total, parts], 1) if self.columns else total
+        return torch.cat([total, parts], 1) if self.depth else total
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), *(Column(f"layer{i}") for i in range(self.depth)))
 
     def maps(self, img1: Images, img2: Images) -> Tensor:
         """Where the images of each pair differ, (n, 1, h, w); adds nothing to the state. All images have one size."""
@@ -99,7 +106,7 @@ def _layers(features: Features) -> list[Tensor]:
     return lpips_layers([x for x, _ in halves], [y for _, y in halves], features.get("heads"))
 
 
-class DeepImageStructureAndTextureSimilarity(PairMetric):
+class DeepImageStructureAndTextureSimilarity(FullReferenceMetric):
     """DISTS of image pairs: tolerant of textures that are resampled, strict about structure; drop-in for torchmetrics.
 
     Float images lie in [0, 1]; any size, not resized (the paper's code first resizes the short side to 256).
@@ -167,17 +174,19 @@ class LPIPSDiversity(ImageMetric):
 
     def update(self, images: Images, prompts: Sequence[str], ids: Ids | None = None) -> None:
         """Add images (n, 3, h, w) and the prompt (n strings) that each was sampled for."""
-        self.update_features(self.extract(self.accept(images)), prompts=prompts, ids=ids)
+        self.stage(self.extract(self.validate_images(images)), prompts=prompts, ids=ids)()
 
-    def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
+    def stage(
+        self, features: Features, *, prompts: Sequence[str] = (), ids: Ids | None = None, **_: Any
+    ) -> Callable[[], None]:
         embedding = perceptual_embedding(features["maps"], features.get("heads"))
         prompts = as_texts(prompts, len(embedding))
-        embedding = embedding.to(self._home, torch.float64)
+        embedding = embedding.to(self.home, torch.float64)
         keys = torch.tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64, device=embedding.device)
-        self.absorb("prompt", torch.cat([keys, embedding], 1), ids)
+        return partial(self.streams["prompt"].add, torch.cat([keys, embedding], 1), ids)
 
     def summarize(self) -> Summary:
-        count, spread, _ = self.per_prompt.unpack(self.read("prompt"))
+        count, spread, _ = self.per_prompt.unpack(self.streams["prompt"].read())
         several = count > 1
         if not several.any():
             raise NotEnoughSamples(self.name, int(count.max()) if len(count) else 0, 2, "samples of one prompt")
@@ -186,5 +195,5 @@ class LPIPSDiversity(ImageMetric):
         error = float(diversity.std() / prompts**0.5) if prompts > 1 else None
         return Summary(diversity.mean(), int(count[several].sum()), error, prompts, {"n_prompts": float(prompts)})
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"max_prompts": self.max_prompts}

@@ -15,17 +15,16 @@ from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
 from lightning_imgmetrics.functional.pixel import check_positive, mse
 from lightning_imgmetrics.functional.vif import vif
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids
-from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric, Range
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.metrics.full_reference.base import PixelReferenceMetric, Range
 from lightning_imgmetrics.states.moments import Moments
 
 
-class MeanSquaredError(FullReferenceMetric):
+class MeanSquaredError(PixelReferenceMetric):
     """Mean over images of the mean squared error, on [0, 1]: >= 0, lower is better.
 
     Of images, where torchmetrics' class of this name pools numbers of any kind. `channel`, `crop_border`: see
-    `FullReferenceMetric`.
+    `PixelReferenceMetric`.
     """
 
     name: ClassVar[str] = "mse"
@@ -39,54 +38,14 @@ class MeanSquaredError(FullReferenceMetric):
         return mse(preds, target)
 
 
-class PartlyDefinedMetric(FullReferenceMetric):
-    """A score that some pairs do not have: they count in `undefined`, and `stand_in` is in its place among the scores.
-
-    Quantiles and extreme ids in the details are of the pairs that have one.
-    """
-
-    columns: tuple[str, ...] = ("undefined",)
-    stand_in: ClassVar[float]
-
-    def add_scores(self, scores: Tensor, ids: Ids | None = None) -> None:
-        scores = scores[:, None] if scores.ndim == 1 else scores
-        known = scores[:, :1].isfinite()
-        super().add_scores(torch.cat([scores[:, :1].where(known, 0), (~known).to(scores), scores[:, 1:]], 1), ids)
-
-    def known(self) -> tuple[Summary, int]:
-        """The summary of the pairs that have a score, and how many have none."""
-        whole = super().over_pairs()
-        details = {name: x for name, x in whole.details.items() if name not in self.columns}
-        n, missing = whole.n, round(whole.details["undefined"] * whole.n)
-        m = n - missing
-        if missing == 0 or m == 0:
-            return replace(whole, n=m, details=details), missing
-        mean = whole.value * (n / m)  # the others were 0 in it, and in the spread
-        spread = float((whole.standard_error or 0) ** 2 * n * (n - 1) - mean.square() * (m * missing / n))
-        error = math.sqrt(max(spread, 0) / (m - 1) / m) if m > 1 else None
-        return Summary(mean, m, error, details=details), missing
-
-    def scores_in(self, state: Tensor) -> Tensor:
-        return state[:, 1].where(state[:, 2] == 0, self.stand_in)
-
-    def scores(self) -> tuple[Tensor, Tensor]:
-        ids, _ = super().scores()
-        return ids, self.scores_in(self.table("score"))
-
-    def score_details(self, state: Tensor) -> dict[str, float]:
-        if self.keep_scores:
-            state = state[state[:, 2] == 0]
-        return super().score_details(state) if len(state) else {}
-
-
-class PeakSignalNoiseRatio(PartlyDefinedMetric):
+class PeakSignalNoiseRatio(PixelReferenceMetric):
     """PSNR in dB for `base` 10, drop-in for torchmetrics; higher is better.
 
     `dim=None` pools the squared errors of all images into one ratio, as torchmetrics does by default (`mean_of_images`
     in the details tells the other number). `dim=(1, 2, 3)`, as papers report it, takes each image's PSNR and then their
     `reduction`: "elementwise_mean", "sum", or "none". Fewer axes give several ratios per image, which are averaged (or
     summed). An image that is exactly its target has an infinite PSNR, and so has the mean: `n_infinite` counts them,
-    `finite_mean` is that of the others. Float tensors need `data_range`; see `FullReferenceMetric`.
+    `finite_mean` is that of the others. Float tensors need `data_range`; see `PixelReferenceMetric`.
     """
 
     name: ClassVar[str] = "psnr"
@@ -94,7 +53,7 @@ class PeakSignalNoiseRatio(PartlyDefinedMetric):
     higher_is_better = True
     plot_lower_bound: float = 0.0
     reductions = ("elementwise_mean", "sum", "none", None)
-    stand_in = math.inf
+    undefined_score = math.inf
 
     def __init__(
         self,
@@ -110,13 +69,15 @@ class PeakSignalNoiseRatio(PartlyDefinedMetric):
         self.dim = (dim,) if isinstance(dim, int) else None if dim is None else tuple(dim)
         if self.dim is not None and (0 in self.dim or not self.dim):
             raise ValueError(f"`dim` must name axes of an image, which begin at 1, got {dim}")
-        if self.dim is None:
-            self.columns = ("undefined", "squared_error", "values")
-            if reduction != "elementwise_mean":
-                message = f"The `reduction={reduction}` will not have any effect when `dim` is None."
-                warnings.warn(message, UserWarning, stacklevel=2)
-                reduction = "elementwise_mean"
+        if self.dim is None and reduction != "elementwise_mean":
+            message = f"The `reduction={reduction}` will not have any effect when `dim` is None."
+            warnings.warn(message, UserWarning, stacklevel=2)
+            reduction = "elementwise_mean"
         super().__init__(reduction, data_range, **kwargs)
+
+    def columns(self) -> tuple[Column, ...]:
+        pooled = (Column("squared_error", "mark"), Column("values", "mark")) if self.dim is None else ()
+        return (*super().columns(), *pooled)
 
     def measure(self, preds: Tensor, target: Tensor) -> Tensor:
         if self.dim is None:
@@ -136,7 +97,7 @@ class PeakSignalNoiseRatio(PartlyDefinedMetric):
         return -error.log() * (10 / math.log(self.base))
 
     def over_pairs(self) -> Summary:
-        summary, infinite = self.known()
+        summary, infinite = self.defined()
         details = {**summary.details, "n_infinite": float(infinite)}
         if infinite and summary.n:
             details["finite_mean"] = float(summary.value)
@@ -151,7 +112,7 @@ class PeakSignalNoiseRatio(PartlyDefinedMetric):
 
     def pooled(self, n: int) -> tuple[Tensor, float | None]:
         """The PSNR of the mean squared error over all values, and its standard error by the delta method."""
-        state, moments = self.read("score"), Moments(1 + len(self.columns))
+        state, moments = self.streams["score"].read(), Moments(1 + len(self.row))
         _, mean, scatter = moments.unpack(moments.of(state[:, 1:]) if self.keep_scores else state)
         error, size = mean[2:]
         value = self.decibels(error / size)
@@ -161,12 +122,12 @@ class PeakSignalNoiseRatio(PartlyDefinedMetric):
         spread = (slope @ scatter[2:, 2:] @ slope).clamp(min=0)
         return value, float((spread / (n - 1) / n).sqrt()) * 10 / math.log(self.base)
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         axes = "all" if self.dim is None else "+".join(map(str, self.dim))
-        return {**super().parameters_of_value(), "base": f"{self.base:g}", "dim": axes}
+        return {**super().signature_parameters(), "base": f"{self.base:g}", "dim": axes}
 
 
-class VisualInformationFidelity(PartlyDefinedMetric):
+class VisualInformationFidelity(PixelReferenceMetric):
     """VIF in the pixel domain, mean over channels: the share of the target's information that is kept.
 
     Drop-in for torchmetrics. 1 for equal images, 0 where nothing is kept, above 1 where contrast was raised; higher is
@@ -179,7 +140,7 @@ class VisualInformationFidelity(PartlyDefinedMetric):
     higher_is_better = True
     plot_lower_bound: float = 0.0
     reductions = ("mean", "none")
-    stand_in = math.nan
+    undefined_score = math.nan
 
     def __init__(self, sigma_n_sq: float = 2.0, reduction: str = "mean", **kwargs: Any):
         check_positive(sigma_n_sq=sigma_n_sq)
@@ -187,8 +148,8 @@ class VisualInformationFidelity(PartlyDefinedMetric):
         range_there = {"value_range": (0.0, 255.0)} if kwargs.get("data_range") is None else {}
         super().__init__(reduction, **{**range_there, **kwargs})
 
-    def accept(self, images: Images, name: str = "images") -> list[Tensor]:
-        batches = super().accept(images, name)
+    def validate_images(self, images: Images, name: str = "images") -> list[Tensor]:
+        batches = super().validate_images(images, name)
         floats = [x for x in batches if x.is_floating_point()]
         if self.value_range == (0.0, 255.0) and floats and 0 < max(x.max() for x in floats) <= 1 / 255:
             raise ValueRangeError(f"float `{name}` must lie in [0, 255]; declare value_range=(0, 1) for these")
@@ -198,10 +159,10 @@ class VisualInformationFidelity(PartlyDefinedMetric):
         return vif(preds * 255, target * 255, sigma_n_sq=self.sigma_n_sq)
 
     def over_pairs(self) -> Summary:
-        summary, flat = self.known()
+        summary, flat = self.defined()
         if summary.n == 0:
             raise NotEnoughSamples(self.name, 0, 1, f"the targets of all {flat} pairs are flat")
         return replace(summary, details={**summary.details, "n_flat": float(flat)})
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {**super().parameters_of_value(), "sigma_n_sq": f"{self.sigma_n_sq:g}"}
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), "sigma_n_sq": f"{self.sigma_n_sq:g}"}

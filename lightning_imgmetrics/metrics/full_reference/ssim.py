@@ -11,50 +11,35 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.functional.ssim import BETAS, NORMALIZE, WINDOWS, Numbers, ms_ssim, ssim, ssim_maps
-from lightning_imgmetrics.metrics.base.streams import Ids
-from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric, Range, pairs_in
+from lightning_imgmetrics.metrics.base.inputs import Ids, check_ids
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.metrics.full_reference.base import PixelReferenceMetric, Range, pairs_in
 from lightning_imgmetrics.models.base.extractor import Features
+from lightning_imgmetrics.states.tables import Log
 
 
-class SimilarityMetric(FullReferenceMetric):
-    """What SSIM and MS-SSIM share: the window, the constants, and scores in [-1, 1], higher being better.
-
-    `window`: "padded" as torchmetrics (reflected borders, all pixels count), or "valid", the published reference.
-    """
-
-    higher_is_better = True
-    plot_lower_bound: float = 0.0
-    plot_upper_bound: float = 1.0
-    reductions = ("elementwise_mean", "sum", "none", None)
-
-    def __init__(
-        self,
-        reduction: str | None,
-        data_range: Range | None,
-        options: dict[str, Any],
-        *,
-        window: str = "padded",
-        **kwargs: Any,
-    ):
-        if window not in WINDOWS:
-            raise UnknownName("window", window, WINDOWS)
-        self.options = {"window": window, **options}
-        super().__init__(reduction, data_range, **kwargs)
-
-    def parameters_of_value(self) -> dict[str, object]:
-        return {**super().parameters_of_value(), **self.options}
+def ssim_options(window: str, **options: Any) -> dict[str, Any]:
+    """The arguments of `functional.ssim`; UnknownName for a `window` that there is not."""
+    if window not in WINDOWS:
+        raise UnknownName("window", window, WINDOWS)
+    return {"window": window, **options}
 
 
-class StructuralSimilarityIndexMeasure(SimilarityMetric):
+class StructuralSimilarityIndexMeasure(PixelReferenceMetric):
     """Mean SSIM of pairs of images or volumes, drop-in for torchmetrics.
 
-    `window`, `channel`, `crop_border`: see `SimilarityMetric` and `FullReferenceMetric`; `window="padded"` ignores
+    `window`, `channel`, `crop_border`: see `PixelReferenceMetric`; `window="padded"` ignores
     `kernel_size` where it is Gaussian. `reduction`: "elementwise_mean", "sum" or "none". `compute` returns (value, map
     of each image) with `return_full_image`, all of which stay in memory, and (value, contrast-structure term of each)
     with `return_contrast_sensitivity`, ordered as the scores. Source: Wang et al. 2004.
     """
 
     name: ClassVar[str] = "ssim"
+    higher_is_better = True
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+    reductions = ("elementwise_mean", "sum", "none", None)
 
     def __init__(
         self,
@@ -67,76 +52,82 @@ class StructuralSimilarityIndexMeasure(SimilarityMetric):
         k2: float = 0.03,
         return_full_image: bool = False,
         return_contrast_sensitivity: bool = False,
+        *,
+        window: str = "padded",
         **kwargs: Any,
     ):
         if return_full_image and return_contrast_sensitivity:
             raise ValueError("Arguments `return_full_image` and `return_contrast_sensitivity` are mutually exclusive.")
         self.return_full_image, self.return_contrast_sensitivity = return_full_image, return_contrast_sensitivity
         if return_contrast_sensitivity:
-            self.columns = ("contrast_sensitivity",)
             kwargs["keep_scores"] = True
-        options = {"gaussian_kernel": gaussian_kernel, "sigma": sigma, "kernel_size": kernel_size, "k1": k1, "k2": k2}
-        super().__init__(reduction, data_range, options, **kwargs)
+        numbers = {"gaussian_kernel": gaussian_kernel, "sigma": sigma, "kernel_size": kernel_size, "k1": k1, "k2": k2}
+        self.options = ssim_options(window, **numbers)
+        super().__init__(reduction, data_range, **kwargs)
         if return_full_image:
-            self._add_table("image_values", torch.zeros(0))
-            self._add_table("image_shapes", torch.zeros(0, 5, dtype=torch.int64))  # id, c, d (0 for images), h, w
+            self.add_stream("image_values", Stream(Log((), torch.float32), 1))
+            self.add_stream("image_shapes", Stream(Log((5,), torch.int64), 5))  # id, c, d (0 for images), h, w
 
     def measure(self, preds: Tensor, target: Tensor) -> Tensor:
         if not self.return_contrast_sensitivity:
             return ssim(preds, target, **self.options)
         return torch.stack([x.flatten(1).mean(1) for x in ssim_maps(preds, target, **self.options)], 1)
 
-    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
-        absorb = super().prepared(features, ids=ids, **inputs)
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        add_scores = super().stage(features, ids=ids, **inputs)
         if not self.return_full_image:
-            return absorb
+            return add_scores
         sides = zip(*pairs_in(features), strict=True)
         maps = [ssim_maps(*self.cropped(x[None], y[None]), **self.options)[0][0] for x, y in sides]
-        keys = [-1] * len(maps) if ids is None else self.check_ids(ids, len(maps)).tolist()
+        keys = [-1] * len(maps) if ids is None else check_ids(ids, len(maps)).tolist()
 
-        def finish() -> None:
-            absorb()
+        def commit() -> None:
+            add_scores()
             for key, whole in zip(keys, maps, strict=True):
                 channels, *depth, height, width = whole.shape
-                shape = [key, channels, *(depth or [0]), height, width]
-                self._append("image_shapes", torch.tensor([shape], device=self._home))
-                self._append("image_values", whole.flatten().float().to(self._home))
+                self.streams["image_shapes"].add(torch.tensor([[key, channels, *(depth or [0]), height, width]]))
+                self.streams["image_values"].add(whole.flatten())
 
-        return finish
+        return commit
+
+    def columns(self) -> tuple[Column, ...]:
+        contrast = (Column("contrast_sensitivity"),) if self.return_contrast_sensitivity else ()
+        return (*super().columns(), *contrast)
 
     def images(self) -> Tensor | list[Tensor]:
-        """The maps (n, c, ...), float32, in the order of the scores; a list where they have unlike sizes."""
-        shapes = self.table("image_shapes")
+        """The maps (n, c, ...), float32, in the order of the scores; a list where their sizes differ."""
+        shapes = self.streams["image_shapes"].value()
         sides = [[x for x in shape if x] for shape in shapes[:, 1:].tolist()]
-        parts = self.table("image_values").split([math.prod(shape) for shape in sides])
+        parts = self.streams["image_values"].value().split([math.prod(shape) for shape in sides])
         keys = shapes[:, 0].double().where(shapes[:, 0] >= 0, torch.nan)  # as `Samples` orders and drops its rows
         order = keys.argsort(stable=True).tolist()
         first = [i for at, i in enumerate(order) if at == 0 or keys[i] != keys[order[at - 1]]]
-        maps = [parts[i].view(sides[i]) for i in first]
+        maps = [parts[i].view(sides[i]).to(self.home) for i in first]
         return torch.stack(maps) if len({x.shape for x in maps}) == 1 else maps
 
-    def compute(self) -> Any:
-        value = super().compute()
+    def output(self, summary: Summary) -> Any:
         if self.return_full_image:
-            return value, self.images()
-        return (value, self.read("score")[:, 2]) if self.return_contrast_sensitivity else value
+            return summary.value, self.images()
+        contrast = self.streams["score"].read()[:, 2] if self.return_contrast_sensitivity else None
+        return summary.value if contrast is None else (summary.value, contrast)
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """As of any metric; of what `compute` returned, the value is drawn."""
-        val = self.compute() if val is None else val
-        values = [x[0] if isinstance(x, tuple) else x for x in (val if isinstance(val, list) else [val])]
-        return super().plot(values if isinstance(val, list) else values[0], ax)
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), **self.options}
 
 
-class MultiScaleStructuralSimilarityIndexMeasure(SimilarityMetric):
+class MultiScaleStructuralSimilarityIndexMeasure(PixelReferenceMetric):
     """Mean MS-SSIM of pairs of images or volumes, drop-in for torchmetrics; sides of at least 176 pixels (161 "valid").
 
     `betas`: exponents of the scales, finest first; fewer of them for smaller images. `normalize`: "relu" makes negative
-    terms 0, "simple" maps [-1, 1] to [0, 1]. `window`, `channel`, `crop_border`: see `SimilarityMetric` and
-    `FullReferenceMetric`. `reduction`: "elementwise_mean", "sum" or "none". Source: Wang et al. 2003.
+    terms 0, "simple" maps [-1, 1] to [0, 1]. `window`, `channel`, `crop_border`: see `PixelReferenceMetric`.
+    `reduction`: "elementwise_mean", "sum" or "none". Source: Wang et al. 2003.
     """
 
     name: ClassVar[str] = "ms_ssim"
+    higher_is_better = True
+    plot_lower_bound: float = 0.0
+    plot_upper_bound: float = 1.0
+    reductions = ("elementwise_mean", "sum", "none", None)
 
     def __init__(
         self,
@@ -149,6 +140,8 @@ class MultiScaleStructuralSimilarityIndexMeasure(SimilarityMetric):
         k2: float = 0.03,
         betas: tuple[float, ...] = BETAS,
         normalize: str | None = "relu",
+        *,
+        window: str = "padded",
         **kwargs: Any,
     ):
         sizes = kernel_size if isinstance(kernel_size, Sequence) else [kernel_size] * 2
@@ -158,8 +151,12 @@ class MultiScaleStructuralSimilarityIndexMeasure(SimilarityMetric):
             raise ValueError(f"`betas` must be a tuple of floats, got {betas!r}")
         if normalize not in NORMALIZE:
             raise UnknownName("normalize", normalize, NORMALIZE)
-        options = {"gaussian_kernel": gaussian_kernel, "kernel_size": kernel_size, "sigma": sigma, "k1": k1, "k2": k2}
-        super().__init__(reduction, data_range, {**options, "betas": betas, "normalize": normalize}, **kwargs)
+        numbers = {"gaussian_kernel": gaussian_kernel, "kernel_size": kernel_size, "sigma": sigma, "k1": k1, "k2": k2}
+        self.options = ssim_options(window, **numbers, betas=betas, normalize=normalize)
+        super().__init__(reduction, data_range, **kwargs)
 
     def measure(self, preds: Tensor, target: Tensor) -> Tensor:
         return ms_ssim(preds, target, **self.options)
+
+    def signature_parameters(self) -> dict[str, object]:
+        return {**super().signature_parameters(), **self.options}

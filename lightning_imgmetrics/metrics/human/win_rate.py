@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from lightning_imgmetrics._shapes import bind_shapes
 from lightning_imgmetrics.errors import NotEnoughSamples, ValueRangeError
 from lightning_imgmetrics.functional.intervals import win_interval
-from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.states.tables import Reservoir
 
@@ -27,13 +30,13 @@ class PairwiseMetric(ImageMetric):
         """Add comparisons: contestants (n,) int and (n,) int, outcomes (n,) in {0, 0.5, 1}."""
         if any(torch.as_tensor(x).is_floating_point() for x in (a, b)):
             raise ValueRangeError("`a` and `b` must be integers that name contestants, got floats")
-        a, b, outcome = (torch.as_tensor(x, device=self._home).double() for x in (a, b, outcome))
+        a, b, outcome = (torch.as_tensor(x, device=self.home).double() for x in (a, b, outcome))
         bind_shapes(a=(a, "n"), b=(b, "n"), outcome=(outcome, "n"))
         if not torch.isin(outcome, outcome.new_tensor([0, 0.5, 1])).all():
             raise ValueRangeError(f"`outcome` must be 1, 0.5 or 0, got {outcome.unique().tolist()}")
-        self.absorb("pairs", torch.stack([a, b, outcome], 1), ids)
+        self.streams["pairs"].add(torch.stack([a, b, outcome], 1), ids)
 
-    def update_features(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> None:
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
         raise TypeError(f"{self.name} compares ratings, not images: call `update`")
 
 
@@ -53,7 +56,7 @@ class WinRate(PairwiseMetric):
         self.contestant = contestant
 
     def summarize(self) -> Summary:
-        _, a, b, outcome = self.read("pairs").unbind(1)
+        _, a, b, outcome = self.streams["pairs"].read().unbind(1)
         outcome = outcome.where(a == self.contestant, 1 - outcome)[(a == self.contestant) ^ (b == self.contestant)]
         n = len(outcome)
         if n == 0:
@@ -61,5 +64,5 @@ class WinRate(PairwiseMetric):
         error = float(outcome.std() / n**0.5) if n > 1 else None
         return Summary(outcome.mean(), n, error, interval=win_interval(outcome))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"contestant": self.contestant, "ties": "half"}

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
@@ -46,12 +44,8 @@ class AestheticScore(ScoreMetric):
     def networks(self) -> tuple[Network, ...]:
         return *super().networks, self.head
 
-    def update(self, images: Images, ids: Ids | None = None) -> None:
-        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
-
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         return self.head.rate(features["embed"])
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"variant": self.head.version, **self.head.rules()}

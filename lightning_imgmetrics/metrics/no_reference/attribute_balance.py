@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +13,10 @@ from torch.nn.functional import normalize
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NonFiniteFeatures, NotEnoughSamples, ShapeError, UnknownName
 from lightning_imgmetrics.functional.balance import balance_interval, kl_divergence, largest_skew, total_variation
-from lightning_imgmetrics.metrics.base.metric import ImageMetric, Summary, as_texts
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.scorers.classifier import ClassifierExtractor
@@ -78,15 +81,17 @@ class AttributeBalance(ImageMetric):
 
     def update(self, images: Images, prompts: str | Sequence[str], ids: Ids | None = None) -> None:
         """Add images (n, 3, h, w) and the prompt (n strings) that each was sampled for."""
-        batches = self.accept(images)
+        batches = self.validate_images(images)
         prompts = as_texts(prompts, sum(map(len, batches)))
-        self.update_features(self.extract(batches), prompts=prompts, ids=ids)
+        self.stage(self.extract(batches), prompts=prompts, ids=ids)()
 
-    def update_features(self, features: Features, *, prompts: Sequence[str], ids: Ids | None = None, **_: Any) -> None:
+    def stage(
+        self, features: Features, *, prompts: Sequence[str] = (), ids: Ids | None = None, **_: Any
+    ) -> Callable[[], None]:
         confidence, top = self._probabilities(features).max(1)
-        rows = torch.stack([top.new_tensor(self.places)[top].to(confidence), confidence], 1).to(self._home)
+        rows = torch.stack([top.new_tensor(self.places)[top].to(confidence), confidence], 1).to(self.home)
         keys = rows.new_tensor([[text_key(prompt)] for prompt in prompts], dtype=torch.float64)
-        self.absorb("label", torch.cat([keys, rows.double()], 1), ids)
+        return partial(self.streams["label"].add, torch.cat([keys, rows.double()], 1), ids)
 
     def _probabilities(self, features: Features) -> Tensor:
         """Of all labels that the network tells apart: (n, m)."""
@@ -98,7 +103,7 @@ class AttributeBalance(ImageMetric):
         return (self.extractor.logits(image.device)[0] * image @ text.mT).softmax(1)
 
     def summarize(self) -> Summary:
-        _, keys, labels, confidence = self.read("label").unbind(1)
+        _, keys, labels, confidence = self.streams["label"].read().unbind(1)
         if unread := int((~confidence.isfinite()).sum()):
             raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for {unread} images")
         told = labels >= 0
@@ -138,7 +143,7 @@ class AttributeBalance(ImageMetric):
         unlike = {"largest_skew": largest_skew(counts, target), "total_variation": total_variation(counts, target)}
         return {**details, **{name: float(x) for name, x in unlike.items()}}
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         how = {} if self.classified else {"template": self.template}
         target = "+".join(f"{share:.6g}" for share in self.target.tolist())
         over = "mean over prompts" if self.per_prompt else "pooled"

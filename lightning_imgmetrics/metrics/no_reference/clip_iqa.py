@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.encoders.clip_resnet import ClipResNetExtractor
@@ -81,7 +79,6 @@ class CLIPImageQualityAssessment(ScoreMetric):
         if reduction not in _REDUCTIONS:
             raise UnknownName("reduction", reduction, _REDUCTIONS)
         self.pairs = prompt_pairs(prompts)
-        self.columns = tuple(self.pairs)[1:]
         self.reduction = reduction
         kwargs.setdefault("value_range", (0.0, float(data_range)))
         super().__init__(keep_scores=keep_scores or reduction == "none", **kwargs)
@@ -91,9 +88,8 @@ class CLIPImageQualityAssessment(ScoreMetric):
         else:
             self.extractor = ClipExtractor(network, revision, processor=processor, weights=weights, dtype=dtype)
 
-    def update(self, images: Images, ids: Ids | None = None) -> None:
-        """Add images, (n, 3, h, w) uint8 or float in [0, `data_range`], or a list of mixed sizes."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), *(Column(name) for name in tuple(self.pairs)[1:]))
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         image = normalize(features["embed"], dim=1)
@@ -103,16 +99,15 @@ class CLIPImageQualityAssessment(ScoreMetric):
 
     def summarize(self) -> Summary:
         summary = super().summarize()
-        return summary if self.reduction == "mean" else replace(summary, value=self.read("score")[:, 1])
+        return summary if self.reduction == "mean" else replace(summary, value=self.streams["score"].read()[:, 1])
 
-    def compute(self) -> Tensor | dict[str, Tensor]:  # type: ignore[override]
+    def output(self, summary: Summary) -> Tensor | dict[str, Tensor]:
         """The scores (n,), sorted by id where there are ids, or a dict of them by prompt; or their mean: float64."""
-        value = super().compute()
-        if self.reduction == "mean" or not self.columns:
-            return value
-        return dict(zip(self.pairs, self.read("score")[:, 1:].unbind(1), strict=True))
+        if self.reduction == "mean" or len(self.pairs) == 1:
+            return summary.value
+        return dict(zip(self.pairs, self.streams["score"].read()[:, 1:].unbind(1), strict=True))
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         pairs = ("/".join(pair) if name.startswith("user_defined_") else name for name, pair in self.pairs.items())
         return {"prompts": "+".join(pairs)}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.functional import photometry, sharpness
 from lightning_imgmetrics.metrics.base.pixel_metric import PixelMetric
+from lightning_imgmetrics.metrics.base.summary import Column
 
 
 class Sharpness(PixelMetric):
@@ -32,7 +33,7 @@ class Sharpness(PixelMetric):
     def measure(self, images: Tensor) -> Tensor:
         return self.methods[self.method](images)
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"method": self.method}
 
 
@@ -52,7 +53,9 @@ class Exposure(PixelMetric):
 
     name: ClassVar[str] = "exposure"
     higher_is_better = None
-    columns = ("clipped_fraction",)
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), Column("clipped_fraction"))
 
     def measure(self, images: Tensor) -> Tensor:
         return torch.stack([photometry.exposure(images), photometry.clipped_fraction(images)], 1)

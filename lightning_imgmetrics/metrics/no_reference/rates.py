@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.functional.intervals import wilson_interval
 from lightning_imgmetrics.functional.photometry import black, blank
-from lightning_imgmetrics.metrics.base.metric import Summary
 from lightning_imgmetrics.metrics.base.pixel_metric import PixelMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.scorers.classifier import ClassifierExtractor
 
@@ -26,6 +24,7 @@ Label = str | int
 class Rate(ScoreMetric):
     """The share of images with score 1, all others having 0, in [0, 1] with Wilson's interval (Wilson 1927)."""
 
+    scores_are_binary = True
     higher_is_better = False
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
@@ -50,7 +49,6 @@ class ClassifierRate(Rate):
     """
 
     name: ClassVar[str] = "classifier_rate"
-    columns: tuple[str, ...] = ("mean_probability",)
     layers: tuple[str, ...] = ("probabilities",)
 
     def __init__(
@@ -72,16 +70,15 @@ class ClassifierRate(Rate):
         self.exclusive = self.extractor.exclusive()
         self.threshold = threshold
 
-    def update(self, images: Images, ids: Ids | None = None) -> None:
-        """Add images, (n, 3, h, w) uint8 or float in `value_range`, or a list of mixed sizes."""
-        self.update_features(self.extract(self.accept(images)), ids=ids)
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), Column("mean_probability"))
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         chosen = features["probabilities"][:, self.chosen]
         probability = chosen.sum(1) if self.exclusive else chosen.amax(1)
         return torch.stack([(probability >= self.threshold).to(probability), probability], 1)
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"labels": "+".join(self.known[i] for i in self.chosen), "threshold": self.threshold}
 
 
@@ -95,7 +92,6 @@ class SafetyRate(ClassifierRate):
     """
 
     name: ClassVar[str] = "safety_rate"
-    columns = ("mean_probability", "black_fraction")
     layers = ("probabilities", "peak")
 
     def __init__(
@@ -105,6 +101,9 @@ class SafetyRate(ClassifierRate):
         **kwargs: Any,
     ):
         super().__init__(network, labels, **kwargs)
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), Column("black_fraction"))
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
         hit, probability = super().scores_of(features).unbind(1)
@@ -119,7 +118,9 @@ class BlankRate(Rate, PixelMetric):
     """
 
     name: ClassVar[str] = "blank_rate"
-    columns = ("black_fraction",)
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), Column("black_fraction"))
 
     def measure(self, images: Tensor) -> Tensor:
         return torch.stack([blank(images), black(images)], 1).float()

@@ -12,10 +12,10 @@ from torch.nn.functional import cosine_similarity, normalize
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
-from lightning_imgmetrics.metrics.base.metric import as_texts
+from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.base.streams import Ids
-from lightning_imgmetrics.models.base.extractor import Extractor, Features, Scorer
+from lightning_imgmetrics.metrics.base.summary import Column
+from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor, Features, Scorer
 from lightning_imgmetrics.models.base.weights import ModelCard
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
@@ -28,22 +28,24 @@ class PromptMetric(ScoreMetric):
     """A score of each image by its prompt; `details["truncated_fraction"]`: prompts beyond the model's context."""
 
     inputs = ("prompts",)
-    logged = ("truncated_fraction",)
     higher_is_better = True
-    counters = ("texts", "truncated")
     extractor: Extractor
     texts: Tensor
     truncated: Tensor
+
+    def columns(self) -> tuple[Column, ...]:
+        counters = Column("texts", "counter"), Column("truncated", "counter")
+        return (*super().columns(), *counters, Column("truncated_fraction", "detail", logged=True))
 
     def update(self, *, images: Images, prompts: Texts, ids: Ids | None = None) -> None:  # type: ignore[override]
         """Add images, (n, 3, h, w) uint8 or float in `value_range` or a list of mixed sizes, and n prompts.
 
         One string is the prompt of all images. ShapeError: counts that differ. ValueError: an empty prompt.
         """
-        batches = self.accept(images)
+        batches = self.validate_images(images)
         texts = as_texts(prompts, sum(map(len, batches)))
         self.check_inputs(len(texts), prompts=texts)
-        self.update_features(self.extract(batches), prompts=texts, ids=ids)
+        self.stage(self.extract(batches), prompts=texts, ids=ids)()
 
     def check_inputs(self, n: int, *, prompts: Sequence[str] = (), **_: Any) -> None:
         empty = [i for i, prompt in enumerate(prompts) if not prompt.strip()]
@@ -60,33 +62,27 @@ class PromptMetric(ScoreMetric):
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """The scores (n,) or (n, 1 + k), and how many prompts were truncated."""
 
-    def features_aside(self, images: Images) -> Features:
+    def features_aside(self, images: Images) -> BatchFeatures:
         """The features of images that are not added: neither they nor their clamped pixels are counted."""
         clamped = float(self.clamped)
         try:
-            return self.extract(self.accept(images))
+            return self.extract(self.validate_images(images))
         finally:
             self.clamped.fill_(clamped)
 
-    def counted(self, counts: Mapping[str, float]) -> dict[str, float]:
+    def counter_details(self, counts: Mapping[str, float]) -> dict[str, float]:
         return {"truncated_fraction": counts["truncated"] / counts["texts"]} if counts["texts"] else {}
 
 
 class ScorerMetric(PromptMetric):
-    """A `PromptMetric` whose network reads image and prompt together.
-
-    What it says stays with the features of the batch, for others that are fed the same: `PerPrompt` in one suite.
-    """
+    """A `PromptMetric` whose network reads image and prompt together."""
 
     extractor: Scorer
 
-    def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
-        asked = self.extractor, tuple(prompts)
-        known, verdict = features.get("verdict", (None, None))
-        if known != asked:
-            verdict = self.extractor.score(features, prompts, self.device)
-            features["verdict"] = asked, verdict
-        return verdict
+    def judge(self, features: BatchFeatures, prompts: Sequence[str]) -> tuple[Tensor, int]:
+        # Once for all that ask the same of a batch, such as this metric and its `PerPrompt` in one suite.
+        key = self.extractor, tuple(prompts)
+        return features.once(key, lambda: self.extractor.score(features, prompts, self.device))
 
 
 class CosineMetric(PromptMetric):
@@ -168,5 +164,5 @@ class CosineMetric(PromptMetric):
             text = normalize(embed(texts)[0].to(image.device), dim=1)
             return text @ image.mT
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         return {"formula": self.formula}

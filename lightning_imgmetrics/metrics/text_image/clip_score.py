@@ -11,8 +11,8 @@ from torch.nn.functional import cosine_similarity
 
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids
+from lightning_imgmetrics.metrics.base.inputs import Ids
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, Texts
 from lightning_imgmetrics.models.registry import one_network
 
@@ -72,7 +72,7 @@ class CLIPScore(CosineMetric):
     def _embed(self, x: Images | Texts, name: str) -> Tensor:
         texts = _as_texts(x)
         if texts is None:
-            return self.extract(self.accept(x, name))["embed"]  # type: ignore[arg-type]
+            return self.extract(self.validate_images(x, name))["embed"]  # type: ignore[arg-type]
         embeddings, truncated = self.embed_prompts(texts)
         self.texts += len(texts)
         self.truncated += truncated

@@ -9,8 +9,10 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import UnknownName
+from lightning_imgmetrics.metrics.base.summary import Column
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, ScorerMetric
 from lightning_imgmetrics.models.scorers.clip_preference import HPSV2, PICKSCORE, VIT_H
+from lightning_imgmetrics.models.scorers.hpsv3 import QWEN2_VL, HPSv3Extractor
 from lightning_imgmetrics.models.scorers.imagereward import TOKENIZER, ImageRewardExtractor
 
 
@@ -62,8 +64,8 @@ class HPSv2(CosineMetric):
         super().__init__(network, formula=formula, resize=resize, weights=source, **kwargs)
         self.version = version
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {"variant": self.version, **super().parameters_of_value()}
+    def signature_parameters(self) -> dict[str, object]:
+        return {"variant": self.version, **super().signature_parameters()}
 
 
 class ImageReward(ScorerMetric):
@@ -90,3 +92,36 @@ class ImageReward(ScorerMetric):
         with full_precision(self.device):
             rewards, _ = self.judge(features, [prompt] * len(features["tokens"]))
         return rewards.argsort(descending=True, stable=True).argsort() + 1
+
+
+class HPSv3(ScorerMetric):
+    """Human Preference Score v3: the mean of people's preference for an image by its prompt, as a Qwen2-VL gives it.
+
+    Unbounded, about -5 to 15; `details["sigma"]` is the mean of its own uncertainty. `weights`: a file in place of the
+    published one; `processor`: the checkpoint with configuration, tokenizer and image processor. `positions`:
+    "sequential" as trained, or "mrope". `dtype="bfloat16"` computes as the published code does, in half the memory.
+    `template`: a copy of the Python source of the prompt, where it cannot be downloaded. Prompts are not truncated,
+    and special tokens in them are read as letters. Higher is better. Source: Ma et al. 2025.
+    """
+
+    name: ClassVar[str] = "hpsv3"
+    layers = ("pixels",)
+    extractor: HPSv3Extractor
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), *map(Column, HPSv3Extractor.columns))
+
+    def __init__(
+        self,
+        *,
+        weights: str | None = None,
+        processor: str = QWEN2_VL,
+        positions: str = "sequential",
+        dtype: str = "float32",
+        template: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.extractor = HPSv3Extractor(
+            weights=weights, processor=processor, positions=positions, dtype=dtype, template=template
+        )

@@ -19,6 +19,21 @@ from lightning_imgmetrics.models.base.weights import ModelCard
 
 Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h, w) maps
 
+
+class BatchFeatures(Features):
+    """The features of one batch, as they are handed to all metrics that share a network."""
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """`compute()`, which is made of these features; once for all metrics that ask for `key`."""
+        if key not in self._derived:
+            self._derived[key] = compute()
+        return self._derived[key]
+
+    @functools.cached_property
+    def _derived(self) -> dict[Hashable, Any]:
+        return {}
+
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

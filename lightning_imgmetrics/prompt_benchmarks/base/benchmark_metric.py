@@ -15,8 +15,9 @@ from lightning_imgmetrics.errors import JudgeFailed
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import ReadAnswer, Sample, Verdict
-from lightning_imgmetrics.metrics.base.metric import Summary
-from lightning_imgmetrics.metrics.base.streams import Ids, Stream
+from lightning_imgmetrics.metrics.base.inputs import Ids, check_ids
+from lightning_imgmetrics.metrics.base.streams import Stream
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, category_of, sample_deviation
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import group_means, mean_of
@@ -58,11 +59,11 @@ class BenchmarkMetric(ItemMetric[T], JudgeMetric):
 
     # Answers
 
-    def prepared(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
-        numbers = [] if ids is None else self.check_ids(ids, len(features["pixels"])).tolist()
+    def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
+        numbers = [] if ids is None else check_ids(ids, len(features["pixels"])).tolist()
         if numbers and max(numbers) >= _MOST_IDS:
             raise ValueError(f"`ids` must lie in [0, 2^43) for {self.name}, got {max(numbers)}")
-        before = super().prepared(features, ids=ids, **inputs)
+        before = super().stage(features, ids=ids, **inputs)
 
         def finish() -> None:
             known = len(self._records)
@@ -84,7 +85,7 @@ class BenchmarkMetric(ItemMetric[T], JudgeMetric):
                 rows.append([item, float(self.kinds.index(row["category"])), score])
                 keys.append((record["id"] or 0) * _QUESTIONS + j)
         if rows:
-            self.absorb("questions", torch.tensor(rows, dtype=torch.float64), keys if numbered else None)
+            self.streams["questions"].add(torch.tensor(rows, dtype=torch.float64), keys if numbered else None)
 
     def _verdict(self, sample: Sample, readings: Sequence[ReadAnswer]) -> Verdict:
         if len(readings) > _QUESTIONS:
@@ -98,7 +99,7 @@ class BenchmarkMetric(ItemMetric[T], JudgeMetric):
 
     def summarize(self) -> Summary:
         summary = super().summarize()
-        rows = self.read("score")[:, 1:]
+        rows = self.streams["score"].read()[:, 1:]
         asked, failed = (float(self.column(rows, name).sum()) for name in ("questions", "failed_questions"))
         if failed > self.max_failed * asked:
             problems = Counter(row["problem"] for record in self._records for row in record["rows"] if "problem" in row)
@@ -108,7 +109,7 @@ class BenchmarkMetric(ItemMetric[T], JudgeMetric):
                 f" {self.max_failed:g}. {reasons or 'The other ranks know why'}"
             )
         if self.kinds:
-            _, item, kind, score = self.read("questions").unbind(1)
+            _, item, kind, score = self.streams["questions"].read().unbind(1)
             self._categories = self.by_category(item.long(), kind.long(), score)
         told = {f"category:{name}": category.value for name, category in self._categories.items()}
         return replace(summary, details={**summary.details, "n_failed_questions": failed, **told})

@@ -87,7 +87,7 @@ class ItemMetric(VerdictMetric, Generic[T]):
 
     def column(self, rows: Tensor, name: str) -> Tensor:
         """A figure (n,) of samples (n, 1 + columns)."""
-        return rows[:, 1 + self.columns.index(name)]
+        return rows[:, 1 + [column.name for column in self.row].index(name)]
 
     def owners(self, rows: Tensor) -> list[str]:
         """The items of samples (n, 1 + columns) with a score; the others are `missing` from now on."""
@@ -109,8 +109,8 @@ class ItemMetric(VerdictMetric, Generic[T]):
         super().reset()
         self._categories, self._missing = {}, []
 
-    def parameters_of_value(self) -> dict[str, object]:
-        return {"questions": self.digest, **super().parameters_of_value()}
+    def signature_parameters(self) -> dict[str, object]:
+        return {"questions": self.digest, **super().signature_parameters()}
 
 
 def spaced(text: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import UnreadableQuestions, ValueRangeError
 from lightning_imgmetrics.judges.metrics.queries import Sample, Verdict
-from lightning_imgmetrics.metrics.base.metric import Summary
+from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.detection.detections import Detection
@@ -120,12 +120,12 @@ class GenEval(ItemMetric[GenEvalPrompt]):
         interval = _mean_interval(list(self._categories.values()))
         return Summary(rows.new_tensor(scores.overall), len(rows), error, details=details, interval=interval)
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         changed = {name: f"{x:g}" for name, x in asdict(self.rules).items() if x != getattr(PUBLISHED, name)}
         given = {} if isinstance(self.extractor, DetectorExtractor) else {"detections": "given"}
         clip = {} if self.classifier is None else self.classifier.clip.signature()
         colors = {f"colors_{name}": x for name, x in clip.items()}
-        return {**given, **colors, **changed, **super().parameters_of_value()}
+        return {**given, **colors, **changed, **super().signature_parameters()}
 
 
 def _items(prompts: Sequence[GenEvalPrompt]) -> tuple[dict[str, GenEvalPrompt], dict[str, str]]:

@@ -95,10 +95,10 @@ class TextRendering(BenchmarkMetric[TextTarget]):
         }
         return Verdict(score, figures, f"read {text!r} for {wanted!r}", [{**row, "score": score}])
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         some = {} if self.language is None else {"language": self.language}
         template = wording_digest([_ask(torch.zeros(3, 1, 1, dtype=torch.uint8), text_in)])
-        return {**some, "template": template, **super().parameters_of_value()}
+        return {**some, "template": template, **super().signature_parameters()}
 
 
 def text_in(answer: str) -> str | None:

@@ -105,11 +105,11 @@ class TIFA(BenchmarkMetric[tuple[TifaQuestion, ...]]):
         deviation = sample_deviation(scores)
         return {} if deviation is None else {"stdev": deviation}
 
-    def parameters_of_value(self) -> dict[str, object]:
+    def signature_parameters(self) -> dict[str, object]:
         blank = TifaQuestion("", "", "question", ("first", "second"), "first", "", "")
         template = wording_digest([self._ask(blank, torch.zeros(3, 1, 1, dtype=torch.uint8))])
         network = {} if self.embedder is None else self.embedder.signature()
-        return {"matching": self.matching, **network, "template": template, **super().parameters_of_value()}
+        return {"matching": self.matching, **network, "template": template, **super().signature_parameters()}
 
 
 def _rationale(rows: Sequence[Mapping[str, Any]]) -> str:

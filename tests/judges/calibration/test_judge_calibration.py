@@ -28,6 +28,7 @@ from lightning_imgmetrics.judges.metrics.unified_reward_edit import UnifiedRewar
 from lightning_imgmetrics.judges.metrics.vie_score import VIEScore
 from lightning_imgmetrics.judges.metrics.vqa_score import VQAScore
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
+from lightning_imgmetrics.metrics.base.summary import Column
 from lightning_imgmetrics.metrics.human.win_rate import WinRate
 from lightning_imgmetrics.result import Signature
 
@@ -38,10 +39,12 @@ class Judge(ScoreMetric):
     """Scores by id as they are given."""
 
     name = "judge"
-    columns = ("style",)
+
+    def columns(self) -> tuple[Column, ...]:
+        return (*super().columns(), Column("style"))
 
     def update(self, scores: Tensor, ids: list[int] | None = None) -> None:
-        self.update_features({"scores": scores}, ids=ids)
+        self.stage({"scores": scores}, ids=ids)()
 
     def scores_of(self, features: Any, **inputs: Any) -> Tensor:
         return features["scores"]
@@ -291,7 +294,7 @@ def test_criteria_of_a_metric_are_its_columns(tmp_path: Path) -> None:
     assert found["style"] == measure(style, style_ratings, resamples=20)["overall"]
     assert found.unmatched == ("humour",)
     metric = judge(scores, style)
-    metric.columns = ("overall",)  # what names no criterion is compared with the score of the metric all the same
+    metric.row = (Column("overall"),)  # what names no criterion is compared with the score of the metric all the same
     plain = as_csv(tmp_path / "plain.csv", ratings, str)
     for same in (ratings, plain):
         calibration = JudgeCalibration(metric, same, groups={i: i for i in ratings}, resamples=20).compute()

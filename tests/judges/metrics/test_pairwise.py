@@ -225,7 +225,7 @@ def test_bad_rivals(rivals: Any, told: str) -> None:
         m.update(images=IMAGES[:2], rivals=rivals, prompts="p")
     with pytest.raises(ShapeError, match=told):
         MetricSuite({"pair": m}).update(IMAGES[:2], rivals=rivals, prompts="p")
-    assert m.untouched
+    assert m.streams.untouched
 
 
 def test_bad_arguments() -> None:

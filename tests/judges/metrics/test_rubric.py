@@ -328,7 +328,8 @@ def test_criteria_are_called_as_nothing_else_is(tmp_path: Path) -> None:
     side = SimpleNamespace(source=SimpleNamespace(name=str))
     write_records(Outcome(report, {}, {"generated": side}, {}, []), str(tmp_path / "records"))  # type: ignore[dict-item]
     line = json.loads((tmp_path / "records").read_text().splitlines()[0])
-    taken = {*line, *m.columns, *report.results["rubric"].details, "n_void", m.name} - {"subject", "finish"}
+    columns = (column.name for column in m.columns())
+    taken = {*line, *columns, *report.results["rubric"].details, "n_void", m.name} - {"subject", "finish"}
     assert {"metric", "name", "id", "prompt", "score", "rationale", "rows", "void", "spread", "standard_error"} <= taken
     for name in taken:
         with pytest.raises(UnreadableQuestions, match="none of the names that results have for other"):

@@ -54,8 +54,8 @@ class Vectors(nn.Module):
 class Spatial(SpatialFrechetInceptionDistance):
     """sFID of a small network."""
 
-    def network_for(self, feature: Any, **kwargs: Any) -> Any:
-        return super().network_for(NETWORK, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        FrechetDistance.__init__(self, NETWORK, **kwargs)
 
 
 NETWORK = Vectors()
@@ -300,7 +300,7 @@ def run_too_few(rank: int, size: int) -> tuple[list[str], dict[str, float]]:
         except NotEnoughSamples as error:
             messages.append(str(error))
     members = [*suite.named().values(), *singles.values()]
-    assert not any(m._is_synced or m._synced_lenders for m in members)
+    assert not any(m._is_synced or m._synced_owners for m in members)
     assert all(m._to_sync for m in members)
     feed_suite(suite, first[1:])
     for metric in singles.values():
@@ -325,7 +325,7 @@ def run_member_alone(rank: int, size: int) -> dict[str, float]:
     suite = MetricSuite({key: CASES[key]() for key in ("kid", "precision", "authenticity", "fid", "mifid")})
     for rows in parts(rank, size, "ragged", 7):
         feed_suite(suite, rows)
-    assert suite["authenticity"]._lenders
+    assert suite["authenticity"].streams.owners()
     values = {key: suite[key].result().value for key in ("authenticity", "mifid", "precision", "fid")}
     assert not any(m._is_synced for m in suite.named().values())
     together = {key: result.value for key, result in suite.results().items()}
@@ -376,7 +376,7 @@ def run_pool(rank: int, size: int) -> tuple[dict[str, float] | None, dict[str, f
         metric.result()
         metric.pool()
     suite.pool()
-    held = [m.untouched for m in [*suite.named().values(), *singles.values()]]
+    held = [m.streams.untouched for m in [*suite.named().values(), *singles.values()]]
     assert all(held) if rank else not any(held)
     values = {key: result.value for key, result in suite.results().items()}  # collective, and rank 0 has it all
     return values, {key: m.result().value for key, m in singles.items()} if rank == 0 else None

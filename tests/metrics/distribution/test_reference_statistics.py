@@ -123,7 +123,7 @@ def test_one_bank_serves_what_needs_less() -> None:
     bounded = MAKES["precision"]()
     stats.fill([bounded])
     assert (
-        bounded.read("real_bank").numpy().tobytes() == refer(MAKES["precision"]()).read("real_bank").numpy().tobytes()
+        bounded.state("real_bank").numpy().tobytes() == refer(MAKES["precision"]()).state("real_bank").numpy().tobytes()
     )
 
 
@@ -153,7 +153,7 @@ def test_what_holds_less_does_not_serve(key: str, wanted: str, message: str) -> 
     metric = MAKES[wanted]()
     with pytest.raises(SignatureMismatch, match=message):
         stats.fill([metric])
-    assert metric.untouched
+    assert metric.streams.untouched
 
 
 def test_another_network_does_not_serve() -> None:
@@ -276,7 +276,7 @@ def formula(real: Tensor, fake: Tensor) -> float:
 
 def measured(metric: Any, stats: ReferenceStatistics, fake: Tensor) -> Any:
     stats.fill([metric])
-    metric.feed({metric.layers[0]: fake}, real=False)
+    metric.update_features({metric.layers[0]: fake}, real=False)
     return metric.result()
 
 
@@ -419,9 +419,11 @@ def test_the_interval_covers_the_distance_of_the_population() -> None:
     flat.num_features = d  # type: ignore[assignment]
     metric = FrechetDistance(flat, groups=20, reset_real_features=False)
     covered, widths, estimates = 0, [], []
-    metric.feed({"features": reference}, real=True)
+    metric.update_features({"features": reference}, real=True)
     for seed in range(200):
-        metric.feed({"features": normal(n, d, seed) * scale * 2 + mean - scale * 2}, ids=seed * n + torch.arange(n))
+        metric.update_features(
+            {"features": normal(n, d, seed) * scale * 2 + mean - scale * 2}, ids=seed * n + torch.arange(n)
+        )
         result = metric.result()
         low, high = result.interval
         covered += low <= truth <= high

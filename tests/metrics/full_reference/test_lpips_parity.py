@@ -95,7 +95,7 @@ def test_spatial_maps(net: str, lpips_weights: dict[str, str], monkeypatch: pyte
     found = metric.maps(a, b)
     assert found.shape == (3, 1, 48, 65)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
-    assert metric.untouched
+    assert metric.streams.untouched
     assert torch.equal(metric.maps(list(a), list(b)), found)
     assert torch.equal(metric.maps(a, a), torch.zeros(3, 1, 48, 65))
     with pytest.raises(ShapeError, match="`img2` must hold one entry per image, got 2 for 3"):

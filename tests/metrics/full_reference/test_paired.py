@@ -440,8 +440,8 @@ def test_unlike_sizes_and_numbers(key: str) -> None:
         suite.update(preds, target=target[..., :47])
     with pytest.raises(ShapeError, match="`target` must hold one entry per image, got 2 for 3"):
         suite.update(preds, target=target[:2])
-    assert metric.untouched
-    assert suite["m"].untouched
+    assert metric.streams.untouched
+    assert suite["m"].streams.untouched
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ def test_rfid_is_the_distance_to_the_originals() -> None:
     again = [torch.cat([x, x[:4]]) for x in (preds, target)]
     close(metric(preds[:4], target[:4]), _distance(*again), rtol=1e-5)  # of all so far, as FID's
     metric.reset()
-    assert metric.untouched
+    assert metric.streams.untouched
 
 
 def _distance(preds: Tensor, target: Tensor) -> Tensor:
@@ -583,7 +583,7 @@ def test_rfid_beside_fid_in_a_suite() -> None:
     close(found["fid"], _distance(preds, reference), rtol=1e-5)
     assert ReferenceStatistics.of(suite.named().values()).n == 20
     suite.reset_generated()
-    assert suite["rfid"].untouched
+    assert suite["rfid"].streams.untouched
     suite.update(preds[:4], target=target[:4])
     close(suite.compute()["rfid"], _distance(preds[:4], target[:4]), rtol=1e-5)
     with pytest.raises(TypeError, match="metric 'rfid' needs `target=`"):

@@ -101,11 +101,11 @@ def test_what_cannot_be_labeled_is_an_error(checkpoint: str, zero_shot: bool, ba
     metric = AttributeBalance(WORDS, network="digits-clip") if zero_shot else classified(checkpoint, LABELS)
     features = metric.extract([images(3)])
     (layer,) = metric.layers
-    metric.feed(features, prompts=PROMPTS)
+    metric.update_features(features, prompts=PROMPTS)
     assert metric.result().n == 3
     features[layer] = features[layer].clone()
     features[layer][1] = bad
-    metric.feed(features, prompts=PROMPTS)
+    metric.update_features(features, prompts=PROMPTS)
     with pytest.raises(NonFiniteFeatures, match="attribute_balance: the network returned NaN or infinity for 1 image"):
         metric.compute()
     metric.reset()
