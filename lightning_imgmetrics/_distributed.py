@@ -1,4 +1,4 @@
-"""The collectives this package uses: a rendezvous that cannot hang, sums in buckets, ragged gathers."""
+"""Collectives: a rendezvous with a timeout, sums, and gathers of ragged tables."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def sync_timeout(minimum: float | None = None) -> float:
 
 
 def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, failure: str = "") -> None:
-    """Wait until every rank is here; after `timeout` seconds raise MissingRanks, which names those that are not.
+    """Wait until every rank arrives; after `timeout` seconds raise MissingRanks, which names those that did not.
 
-    A collective that some ranks never enter hangs until the backend gives up, half an hour later. The store behind
-    the process group works for every backend, so the usual cause (a hook under `rank_zero_only`) shows at once.
-    A rank that failed passes `failure`: the waiting ranks raise with it instead of waiting on.
+    A collective that some ranks never enter hangs until the backend times out, half an hour later. The store behind
+    the process group works for every backend, so the usual cause (a hook under `rank_zero_only`) is reported at once.
+    A rank that failed passes `failure`: the waiting ranks then raise with this message instead of waiting further.
     """
     rank, size = world(group)
     if size == 1:
         return
     store = default_store()
     scope = f"imgmetrics/{'world' if group is None else group.group_name}"
-    # Each rank counts its calls in the store itself, whose life is that of the process group.
+    # Each rank counts its calls in the store itself, which lives as long as the process group.
     key = f"{scope}/{store.add(f'{scope}/calls/{rank}', 1)}"
     if failure:
         store.set(f"{key}/failure", f"rank {rank}: {failure}")
@@ -58,11 +58,11 @@ def rendezvous(what: str, group: Any = None, *, timeout: float | None = None, fa
             " only slow, raise IMGMETRICS_SYNC_TIMEOUT (seconds)."
         ) from error
     if not failure and store.check([f"{key}/failure"]):
-        raise MissingRanks(f"{what} was given up because another rank failed ({store.get(f'{key}/failure').decode()})")
+        raise MissingRanks(f"{what} was aborted because another rank failed ({store.get(f'{key}/failure').decode()})")
 
 
 def collective_device(group: Any, local: torch.device) -> torch.device:
-    """The device whose tensors the backend moves: NCCL takes no CPU tensor, Gloo prefers them."""
+    """The device whose tensors the backend communicates: NCCL requires CUDA tensors, Gloo prefers the CPU's."""
     if "nccl" in dist.get_backend(group):
         return local if local.type == "cuda" else torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -71,32 +71,32 @@ def collective_device(group: Any, local: torch.device) -> torch.device:
 def sum_(x: Tensor, group: Any = None) -> None:
     """Sum `x` over ranks, in place."""
     device = collective_device(group, x.device)
-    moved = x.to(device)
-    dist.all_reduce(moved, group=group)
-    if moved is not x:
-        x.copy_(moved)
+    buffer = x.to(device)
+    dist.all_reduce(buffer, group=group)
+    if buffer is not x:
+        x.copy_(buffer)
 
 
 def gather_rows(tables: Sequence[Tensor], group: Any = None) -> list[Tensor]:
-    """Concatenate each table (rows, ...) over ranks in rank order; ranks may hold any number of rows, also none.
+    """Concatenate each table (rows, ...) over ranks in rank order; each rank may hold any number of rows, also none.
 
-    One gather of all row counts, then one of each table that has rows anywhere, padded to the longest.
+    One gather of all row counts, then one per table that has rows on any rank, padded to the longest.
     """
     if not tables:
         return []
     size = dist.get_world_size(group)
     device = collective_device(group, tables[0].device)
     counts = torch.tensor([len(t) for t in tables], device=device)
-    every = [torch.empty_like(counts) for _ in range(size)]
-    dist.all_gather(every, counts, group=group)
-    out = []
-    for table, rows in zip(tables, torch.stack(every, 1).tolist(), strict=True):
+    counts_of_ranks = [torch.empty_like(counts) for _ in range(size)]
+    dist.all_gather(counts_of_ranks, counts, group=group)
+    gathered = []
+    for table, rows in zip(tables, torch.stack(counts_of_ranks, 1).tolist(), strict=True):
         if max(rows) == 0:
-            out.append(table)
+            gathered.append(table)
             continue
         padded = table.new_zeros((max(rows), *table.shape[1:]), device=device)
         padded[: len(table)] = table.to(device)
         parts = [torch.empty_like(padded) for _ in range(size)]
         dist.all_gather(parts, padded, group=group)
-        out.append(torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)]).to(table.device))
-    return out
+        gathered.append(torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)]).to(table.device))
+    return gathered

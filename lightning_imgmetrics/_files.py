@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and where those are kept that can be made again."""
+"""Atomic writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder of one kind of things below `IMGMETRICS_CACHE`, or ~/.cache/lightning_imgmetrics."""
+    """The subfolder `kind` of `IMGMETRICS_CACHE`, by default ~/.cache/lightning_imgmetrics."""
     return Path(os.environ.get("IMGMETRICS_CACHE", "~/.cache/lightning_imgmetrics")).expanduser() / kind
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Replace the file at `path` by what `write(temporary)` leaves at the path it is given.
+    """Replace the file at `path` by the one that `write(temporary)` writes.
 
-    `temporary` lies in the same folder and has the suffix of `path`. It is on disk before it takes the name, so
-    readers, other ranks and a crash find the old file or the new one. Whatever `write` raises (a full disk, an
-    interrupt) leaves the old file alone and no temporary behind.
+    `temporary` lies in the same folder and has the suffix of `path`. It is flushed to disk before it is renamed, so
+    readers, other ranks and a crash see the old file or the new one. If `write` raises (a full disk, an interrupt), the
+    old file stays and the temporary one is removed.
     """
-    path = Path(path).resolve()  # the file that a link means is replaced, not the link
+    path = Path(path).resolve()  # replaces the target of a link, not the link
     if path.exists() and not path.is_file():  # /dev/stdout, a pipe
         write(path)
         return
@@ -36,7 +36,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def _umask() -> int:
-    """What the user withholds from new files; some writers make theirs private whatever it says."""
+    """The user's mask for new files, which some writers ignore and make theirs private."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""The one border through which images enter: every metric, network and sampler goes through `as_images`."""
+"""Validation of input images: every metric, network and sampler passes its images through `as_images`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Images: TypeAlias = "Tensor | Image | Sequence[Tensor | Image]"
 ImageSets: TypeAlias = "Images | Sequence[Sequence[Tensor | Image]]"  # one image, or several, for each sample
 
-# Share of the declared span by which samplers may overshoot it, clamped and counted; beyond it the range is wrong.
+# Values up to this share of the declared span outside it are clamped and counted; beyond it the declaration is wrong.
 OVERSHOOT = 0.05
 
 
@@ -30,18 +30,22 @@ def as_images(
     channels: int = 3,
     decoded: bool = False,
 ) -> tuple[list[Tensor], int]:
-    """Check images and bring them to one form.
+    """Validate images and convert them to batches of uint8, or of float32 in [0, 1].
 
     `images`: (n, c, h, w) or one (c, h, w) tensor, a PIL image, or a list of (c, h, w) tensors and PIL images of mixed
-    size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three; of PIL images
-    16-bit grey is scaled to 8 bits and transparency dropped.
-    Returns batches in order, each (k, channels, h, w) and either uint8 or float32 in [0, 1], and the number of pixel
-    values that overshot `value_range` and were clamped. Consecutive images of one size and type share a batch.
-    `decoded` integers come from image files: a nearly black image is then not taken for a 0/1 mask.
-    Raises ShapeError (axes, channels, no image) and ValueRangeError (NaN, values that the declaration rules out).
+    size. Integer tensors hold 0..255, float tensors hold `value_range`. One channel is repeated to three; for PIL
+    images, 16-bit grey is scaled to 8 bits and transparency is dropped. `decoded` integers come from image files: a
+    nearly black image is then not mistaken for a 0/1 mask.
+    Returns batches in order, each (k, channels, h, w), and the number of values outside `value_range`, which were
+    clamped. Consecutive images of one size and type share a batch.
+    Raises ShapeError (axes, channels, no image) and ValueRangeError (NaN, values far outside the declared range).
+
+    >>> batches, clamped = as_images(torch.tensor([0.0, 0.5, 1.01]).view(1, 3, 1, 1))
+    >>> batches[0].flatten().tolist(), clamped
+    ([0.0, 0.5, 1.0], 1)
     """
     check_value_range(value_range)
-    batches = [_checked(batch, name, value_range, channels, decoded) for batch in _batches(images, name)]
+    batches = [_validate(batch, name, value_range, channels, decoded) for batch in _batches(images, name)]
     return [batch for batch, _ in batches], sum(clamped for _, clamped in batches)
 
 
@@ -52,16 +56,17 @@ def check_value_range(value_range: tuple[float, float]) -> None:
 
 
 def quantize(images: Tensor) -> Tensor:
-    """float [0, 1] -> uint8 by rounding, as an image file stores it; uint8 passes."""
+    """float [0, 1] -> uint8 by rounding, as image files store it; uint8 stays."""
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 
-def unit(images: Tensor) -> Tensor:
-    """uint8 -> float32 [0, 1]; float passes."""
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> float32 [0, 1]; float stays."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _batches(images: Images, name: str) -> list[Tensor]:
+    """Tensors (k, c, h, w), of consecutive images of one size and type; ShapeError if there is none."""
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
             raise ShapeError(f"`{name}` must be (n, 3, h, w) or one (3, h, w), got shape {tuple(images.shape)}")
@@ -87,8 +92,8 @@ def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
             raise ShapeError(f"`{name}[{index}]` must be (3, h, w), got shape {tuple(image.shape)}")
         return image
     if not hasattr(image, "convert"):
-        text = isinstance(image, str)
-        hint = "; open files with PIL.Image.open, give prompts as `prompts=`" if text else ""
+        is_text = isinstance(image, str)
+        hint = "; open files with PIL.Image.open, give prompts as `prompts=`" if is_text else ""
         raise ShapeError(
             f"`{name}[{index}]` must be a (3, h, w) tensor or a PIL image, got {type(image).__name__}{hint}"
         )
@@ -102,16 +107,17 @@ def _single(image: Tensor | Image, name: str, index: int) -> Tensor:
 
 
 def grey_to_byte(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits -> uint8, divided by 257 and rounded; Pillow would clip it. ValueRangeError beyond 0..65535."""
+    """16-bit grey -> uint8, divided by 257 and rounded (Pillow would clip it). ValueRangeError outside 0..65535."""
     values = values.astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueRangeError(f"grey values must lie in 0..65535, got {values.min()}..{values.max()}")
     return ((values + 128) // 257).astype(np.uint8)
 
 
-def _checked(
+def _validate(
     batch: Tensor, name: str, value_range: tuple[float, float], channels: int, decoded: bool
 ) -> tuple[Tensor, int]:
+    """A batch as `as_images` returns it, and the number of clamped values."""
     batch = batch.detach()
     if batch.shape[1] == 1 and channels == 3:
         batch = batch.expand(-1, 3, -1, -1)
@@ -128,6 +134,11 @@ def _checked(
             why = "; 0/1 images must be float, or scaled to 0..255" if high == 1 else ""
             raise ValueRangeError(f"integer `{name}` must hold 0..255, got {low:g}..{high:g}{why}")
         return batch.to(torch.uint8), 0
+    return _scale(batch, name, value_range, low, high)
+
+
+def _scale(batch: Tensor, name: str, value_range: tuple[float, float], low: float, high: float) -> tuple[Tensor, int]:
+    """A float batch with values in low..high, mapped from `value_range` to [0, 1], and the number of clamped values."""
     if not (low > float("-inf") and high < float("inf")):  # false for NaN too
         raise ValueRangeError(f"`{name}` must be finite, got NaN or infinity")
     first, last = value_range
@@ -147,19 +158,19 @@ def _checked(
 def as_image_sets(
     images: ImageSets, n: int, *, name: str, value_range: tuple[float, float] = (0.0, 1.0)
 ) -> list[tuple[Tensor, ...]]:
-    """One set of uint8 images (3, h, w), on the CPU, for each of n samples, from one image or a list of them for each.
+    """One tuple of uint8 images (3, h, w), on the CPU, for each of n samples, from one image or a list for each.
 
-    Checked as `as_images` does. ShapeError unless there are n, and none is empty.
+    Validated as by `as_images`. ShapeError unless there are n, none of them empty.
     """
-    given: Any = images
-    nested = isinstance(given, list | tuple) and any(isinstance(x, list | tuple) for x in given)
-    sets: Any = given if nested else [(x,) for x in _singles(given, name, value_range)]
+    value: Any = images
+    nested = isinstance(value, list | tuple) and any(isinstance(x, list | tuple) for x in value)
+    sets: Any = value if nested else [(x,) for x in _singles(value, name, value_range)]
     if len(sets) != n:
         raise ShapeError(f"`{name}` must hold one entry per image, got {len(sets)} for {n} images")
     if not nested:
         return sets
-    each = [list(x) if isinstance(x, list | tuple) else [x] for x in sets]
-    return [tuple(_singles(some, f"{name}[{i}]", value_range)) for i, some in enumerate(each)]
+    lists = [list(x) if isinstance(x, list | tuple) else [x] for x in sets]
+    return [tuple(_singles(x, f"{name}[{i}]", value_range)) for i, x in enumerate(lists)]
 
 
 def _singles(images: Images, name: str, value_range: tuple[float, float]) -> list[Tensor]:

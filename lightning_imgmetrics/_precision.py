@@ -1,4 +1,4 @@
-"""Precision is declared here, never inherited from the trainer."""
+"""Numerical precision, set explicitly instead of inherited from the trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32, no gradient, no inference tensors, float32 as the default type."""
+    """No autocast, no TF32, no gradients, no inference tensors, float32 as the default dtype."""
     with (
         default_float32(),
         torch.inference_mode(False),
@@ -19,10 +19,10 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.autocast(device.type, enabled=False),
         ExitStack() as stack,
     ):
-        for switch in _switches():
-            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "ieee"
-        if not _switches():
+        for backend in ieee_backends():
+            stack.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+            backend.fp32_precision = "ieee"
+        if not ieee_backends():
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
             torch.set_float32_matmul_precision("highest")
@@ -32,7 +32,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def default_float32() -> Iterator[None]:
-    """New tensors are float32, also where Lightning's `precision="bf16-true"` or "64-true" says otherwise."""
+    """float32 as the default dtype, which Lightning's `precision="bf16-true"` and "64-true" change."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -41,8 +41,8 @@ def default_float32() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _switches() -> list[Any]:
-    """torch's switches since 2.9, which may not be mixed with the older ones; none before."""
+def ieee_backends() -> list[Any]:
+    """The backends with a `fp32_precision` (torch since 2.9), which cannot be mixed with the older flags; or none."""
     if not hasattr(torch.backends, "fp32_precision"):
         return []
     cudnn: Any = torch.backends.cudnn

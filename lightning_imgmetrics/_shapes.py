@@ -1,4 +1,4 @@
-"""Shape checks in the words of the docstrings."""
+"""Shape checks in the notation of the docstrings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from lightning_imgmetrics.errors import ShapeError
 def bind_shapes(**named: tuple[Tensor, str]) -> dict[str, int]:
     """Check tensors against axis names such as "n d"; return the size of each axis.
 
-    A numeric axis name demands that size: `images=(x, "n 3 h w")`.
+    A number in place of a name requires that size: `images=(x, "n 3 h w")`. ShapeError if a tensor does not match.
+
+    >>> import torch
+    >>> bind_shapes(images=(torch.zeros(2, 3, 4, 5), "n 3 h w"))["w"]
+    5
     """
     sizes: dict[str, int] = {}
     for name, (x, axes) in named.items():

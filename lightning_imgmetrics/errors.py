@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose; each is also the builtin that a caller would catch."""
+"""The errors that this package raises; each is also the builtin exception that a caller would catch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ShapeError(ImgMetricsError, ValueError):
 
 
 class ValueRangeError(ImgMetricsError, ValueError):
-    """Pixel values cannot be what the declared range says."""
+    """Values lie outside their declared or possible range."""
 
 
 class NotEnoughSamples(ImgMetricsError, RuntimeError, ValueError):
@@ -27,7 +27,7 @@ class NotEnoughSamples(ImgMetricsError, RuntimeError, ValueError):
 
 
 class NothingToJudge(NotEnoughSamples):
-    """What a judge was asked applies to none of the samples."""
+    """The judge's question applies to none of the samples."""
 
 
 class NonFiniteFeatures(ImgMetricsError, ValueError):
@@ -39,7 +39,7 @@ class IncompatibleStates(ImgMetricsError, ValueError):
 
 
 class DuplicateSamples(IncompatibleStates):
-    """Several ranks hold the same sample and it can no longer be counted once."""
+    """Several ranks hold the same sample, and it can no longer be counted once."""
 
 
 class SignatureMismatch(ImgMetricsError, ValueError):
@@ -47,10 +47,10 @@ class SignatureMismatch(ImgMetricsError, ValueError):
 
 
 class UnknownName(ImgMetricsError, KeyError, ValueError):
-    """A name is not in a table; the message lists the table."""
+    """A name is not among those that an argument takes; the message lists them."""
 
-    def __init__(self, argument: str, name: object, known: Iterable[object]):
-        self.message = f"`{argument}` must be one of {', '.join(map(repr, known))}; got {name!r}"
+    def __init__(self, argument: str, name: object, choices: Iterable[object]):
+        self.message = f"`{argument}` must be one of {', '.join(map(repr, choices))}; got {name!r}"
         super().__init__(self.message)
 
     def __str__(self) -> str:  # KeyError would print the message in quotes
@@ -62,7 +62,7 @@ class MissingExtra(ImgMetricsError, ImportError):
 
 
 class MissingWeights(ImgMetricsError, FileNotFoundError):
-    """Weights are neither on disk nor reachable."""
+    """Weights are neither on this machine nor can they be downloaded."""
 
 
 class WeightsMismatch(ImgMetricsError, ValueError):
@@ -74,27 +74,27 @@ class UnreadableImage(ImgMetricsError, ValueError):
 
 
 class JudgeUnavailable(ImgMetricsError, ConnectionError):
-    """A judge cannot be reached, or will answer nothing more."""
+    """A judge cannot be reached, or takes no further questions."""
 
 
 class JudgeFailed(ImgMetricsError, RuntimeError):
-    """A judge refuses to serve, or gave too few answers that can be used."""
+    """A judge rejects requests, or too few of its answers are usable."""
 
 
 class UnreadableQuestions(ImgMetricsError, ValueError):
-    """A file of benchmark questions, prompts, target texts or a rubric is not what its reader expects."""
+    """A file of benchmark questions, prompts, target texts or a rubric does not have the expected format."""
 
 
 class SamplerError(ImgMetricsError, ValueError):
-    """The image sampler returned something other than the images asked for."""
+    """The image sampler returned something other than the requested images."""
 
 
 class MissingRanks(ImgMetricsError, RuntimeError):
-    """Some ranks did not reach a point that all ranks must reach."""
+    """Some ranks did not reach a synchronization point."""
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional module; MissingExtra gives the pip line when it is not installed."""
+    """Import an optional module; if it is not installed, MissingExtra gives the pip command."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Files replaced as a whole, and folders walked once."""
+"""Atomic writes, and folders that are traversed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.data.sources import ImageFolder
 
 
-def test_new_files_have_the_mode_the_user_gives_them(tmp_path: Path) -> None:
+def test_new_files_follow_the_umask_and_replaced_ones_keep_their_mode(tmp_path: Path) -> None:
     def private(part: Path) -> None:
         part.write_text("new")
         part.chmod(0o600)
@@ -30,7 +30,7 @@ def test_new_files_have_the_mode_the_user_gives_them(tmp_path: Path) -> None:
         os.umask(before)
 
 
-def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
+def test_links_and_devices_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     write_atomically(tmp_path / "link", lambda part: part.write_text("new"))

@@ -1,4 +1,4 @@
-"""Whatever precision the trainer has set, by torch's older or newer switches, networks see none of it and leave it."""
+"""Networks run in the declared precision, whatever the trainer has set by torch's older or newer flags."""
 
 from __future__ import annotations
 
@@ -22,26 +22,37 @@ SETTINGS = [
     "torch.backends.fp32_precision = 'tf32'",
 ]
 CODE = """
-import torch
-from lightning_imgmetrics._precision import _switches, full_precision
-{setting}
-before = [switch.fp32_precision for switch in _switches()]
-x = torch.randn(8, 8)
-with torch.autocast("cpu", torch.bfloat16), full_precision(torch.device("cpu")):
-    assert {{switch.fp32_precision for switch in _switches()}} <= {{"ieee"}}
-    assert (x @ x).dtype == torch.float32
-assert [switch.fp32_precision for switch in _switches()] == before
+import os, sys, torch
+from lightning_imgmetrics._precision import full_precision, ieee_backends
+
+def check(setting):
+    exec(setting)
+    before = [backend.fp32_precision for backend in ieee_backends()]
+    x = torch.randn(8, 8)
+    with torch.autocast("cpu", torch.bfloat16), full_precision(torch.device("cpu")):
+        assert {backend.fp32_precision for backend in ieee_backends()} <= {"ieee"}
+        assert (x @ x).dtype == torch.float32
+    assert [backend.fp32_precision for backend in ieee_backends()] == before
+
+for setting in sys.argv[1:]:
+    if not (child := os.fork()):
+        try:
+            check(setting)
+        except BaseException as error:
+            os.write(2, f"{setting}: {error!r}".encode())
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, setting
 """
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_full_precision(setting: str) -> None:
-    """In a process of its own, as torch keeps which switches were used."""
-    subprocess.run([sys.executable, "-W", "error", "-c", CODE.format(setting=setting)], check=True)
+def test_full_precision() -> None:
+    """Each setting in a process of its own, as torch remembers which flags were used; forked, to import torch once."""
+    subprocess.run([sys.executable, "-W", "error", "-c", CODE, *SETTINGS], check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_the_default_type_of_the_trainer_is_not_that_of_the_networks(dtype: torch.dtype) -> None:
+def test_networks_ignore_the_default_dtype_of_the_trainer(dtype: torch.dtype) -> None:
     """`precision="bf16-true"` and "64-true" set it around `validation_step`, where a metric may load its network."""
     images = random_images(4, 40)
 
@@ -56,12 +67,12 @@ def test_the_default_type_of_the_trainer_is_not_that_of_the_networks(dtype: torc
     NETWORKS.clear()
     torch.set_default_dtype(dtype)
     try:
-        found = value()
+        actual = value()
         assert torch.get_default_dtype() == dtype
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found == pytest.approx(expected, rel=1e-6)
-    assert value() == pytest.approx(expected, rel=1e-6)  # what was loaded then is right for all later uses
+    assert actual == pytest.approx(expected, rel=1e-6)
+    assert value() == pytest.approx(expected, rel=1e-6)  # the networks loaded meanwhile are right for later uses
 
 
 def test_buffers_of_networks_are_float32(lpips_weights: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Results are records that can be cited, compared, written and read."""
+"""Results are citable records that can be compared, written and read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULT = Result(
 )
 
 
-def test_text_names_everything() -> None:
+def test_text_contains_every_field() -> None:
     assert str(RESULT) == "fid = 12.35 [11, 13.5] px (n = 5000) metric:fid|network:inception|version:0.1.0"
     assert str(Result("x", 0.5, 3)) == "x = 0.5 (n = 3)"
 
@@ -56,7 +56,7 @@ KEYS = st.text("abcdefgh_", min_size=1, max_size=6)
 
 @given(st.dictionaries(KEYS, st.text(max_size=12), max_size=5))
 def test_signature_text_round_trip(fields: dict[str, str]) -> None:
-    """Values may hold anything: a network may be a folder on Windows, or a name with a bar."""
+    """Values may contain any character: a network may be a folder on Windows, or a name with a bar."""
     signature = Signature(fields)
     assert dict(Signature.parse(str(signature)).fields) == fields
 
@@ -68,7 +68,7 @@ def test_signatures_keep_their_order_and_take_any_value() -> None:
     assert Signature.parse("").fields == {}
 
 
-def test_differences_of_like_results() -> None:
+def test_difference_of_comparable_results() -> None:
     other = dataclasses.replace(RESULT, value=10.0)
     assert RESULT.difference(other) == pytest.approx(2.3456)
 
@@ -81,7 +81,7 @@ def test_differences_of_like_results() -> None:
         ("metric:fid|network:inception|layer:64|version:0.1.0", "layer: None against 64"),
     ],
 )
-def test_unlike_results_are_not_compared(signature: str, message: str) -> None:
+def test_incomparable_results_are_refused(signature: str, message: str) -> None:
     other = dataclasses.replace(RESULT, value=10.0, signature=signature)
     with pytest.raises(SignatureMismatch, match=message):
         RESULT.difference(other)

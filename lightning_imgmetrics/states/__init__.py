@@ -1,1 +1,1 @@
-"""Mergeable summaries of a stream of rows; tensors in, tensors out, no communication."""
+"""Mergeable summaries of a stream of samples."""

@@ -1,4 +1,4 @@
-"""The features themselves, all or a bounded sample of them."""
+"""Feature vectors themselves, all or a bounded sample of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lightning_imgmetrics.states.hash import uniform_hash
 class Bank(State):
     """Feature vectors in the order of their hashed ids, each id once; the `size` first of that order, or all (None).
 
-    The order makes a bounded bank a uniform sample that depends on the ids alone (bottom-k sketch, Cohen & Kaplan
+    By this order a bounded bank is a uniform sample that depends on the ids alone (bottom-k sketch, Cohen & Kaplan
     2007). Table (k, p + d) of `dtype` in host memory: the id in the bits of the p leading columns, then the vector;
-    8 + d * itemsize bytes a sample (2048 features: 8.2 KB as float32, 4.1 KB as float16). Samples without an id carry
-    negative ones and are all different.
+    8 + d * itemsize bytes per sample (2048 features: 8.2 KB as float32, 4.1 KB as float16). Samples without an id have
+    a negative one and are all different.
     """
 
     d: int
@@ -51,18 +51,18 @@ class Bank(State):
         order = order[fresh][: self.size]
         if len(parts) == 1 and torch.equal(order, torch.arange(len(ids))):
             return parts[0]
-        # Placed part by part: a concatenation first would hold everything a third time.
-        place = torch.full_like(ids, -1)
-        place[order] = torch.arange(len(order))
+        # Copied part by part: concatenating first would hold everything a third time.
+        position = torch.full_like(ids, -1)
+        position[order] = torch.arange(len(order))
         merged = torch.empty(len(order), self._pad + self.d, dtype=self.dtype)
-        for part, to in zip(parts, place.split([len(part) for part in parts]), strict=True):
-            kept = to >= 0
-            merged[to[kept]] = part if kept.all() else part[kept]
+        for part, target in zip(parts, position.split([len(part) for part in parts]), strict=True):
+            selected = target >= 0
+            merged[target[selected]] = part if selected.all() else part[selected]
         return merged
 
     def ids(self, state: Tensor) -> Tensor:
-        """Sample ids (k,) int64, negative where a sample has none."""
-        bits = state[:, : self._pad].clone(memory_format=torch.contiguous_format)  # also of one row, or none
+        """Sample ids (k,) int64, negative for a sample without one."""
+        bits = state[:, : self._pad].clone(memory_format=torch.contiguous_format)  # even for one row, or none
         return bits.view(torch.int64)[:, 0]
 
     def features(self, state: Tensor) -> Tensor:

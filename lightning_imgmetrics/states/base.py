@@ -1,4 +1,4 @@
-"""What every state can do."""
+"""The protocol of all states."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 class State(Protocol):
     """A summary with an algebra: `merge` is associative and commutative, and `empty()` is its identity.
 
-    `rows` is what one batch adds, made by `rows` from vectors (n, w) and sample ids (n,). A *table* is itself a tensor
-    of rows and their number may differ between ranks; any other state has a fixed shape. A *keyed* state recognizes a
+    A batch of vectors (n, w) with sample ids (n,) becomes `rows`, which `of` summarizes. A *table* is itself a tensor
+    of rows, whose number may differ between ranks; any other state has a fixed shape. A *keyed* state identifies a
     sample by its key and counts it once. A *host* state stays in host memory, whatever the device of its metric.
     """
 
@@ -23,7 +23,7 @@ class State(Protocol):
     def empty(self) -> Tensor: ...
 
     def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
-        """Vectors (n, w) with their ids (n,) int64, negative where a sample has none -> rows."""
+        """Vectors (n, w) and their ids (n,) int64, negative for a sample without one -> rows."""
         return vectors
 
     def of(self, rows: Tensor) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""Uniform numbers that depend on a sample's identity alone."""
+"""Hashes of sample ids, tensors and texts, the same in every process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def uniform_hash(ids: Tensor, seed: int = 0) -> Tensor:
     """Sample ids (n,) int64 -> float64 (n,) in [0, 1), multiples of 2^-53: splitmix64 (Steele et al. 2014).
 
     A bijection before the 11 low bits are dropped, so two ids collide with probability 2^-53.
+
+    >>> uniform_hash(torch.tensor([0, 1, 2]))
+    tensor([0.8833, 0.5666, 0.5912], dtype=torch.float64)
     """
     x = ids.long() + _signed(0x9E3779B97F4A7C15 * (seed + 1))
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -23,7 +26,7 @@ def uniform_hash(ids: Tensor, seed: int = 0) -> Tensor:
 
 
 def fingerprint(x: Tensor) -> tuple[object, ...]:
-    """What tells one tensor (n, ...) from another by its bits, at the cost of reading it once."""
+    """Shape, dtype and a checksum of the bits of a tensor (n, ...), at the cost of one pass over it."""
     rows = x.detach().reshape(len(x), -1) if x.ndim > 1 else x.detach().reshape(1, -1)
     bits = rows.contiguous().view(torch.uint8 if rows.element_size() % 4 else torch.int32)
     weights = uniform_hash(torch.arange(len(rows), device=x.device)).mul(2.0**53).long()
@@ -31,7 +34,7 @@ def fingerprint(x: Tensor) -> tuple[object, ...]:
 
 
 def text_key(text: str) -> float:
-    """A string -> float64 in [0, 1), the same in every process."""
+    """A text -> float64 in [0, 1), from its sha256."""
     return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 11) * 2.0**-53
 
 

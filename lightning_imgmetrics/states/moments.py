@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_imgmetrics.states.base import State
 from lightning_imgmetrics.states.hash import uniform_hash
 
-UNKNOWN = 2.0**53  # count of a population given by its mean and covariance alone
-_BUCKET = 1 << 19  # float64 numbers a collective moves at once, 4 MiB
+UNKNOWN = 2.0**53  # the count of a population of which only mean and covariance are available
+_BUCKET = 1 << 19  # float64 numbers that one collective moves, 4 MiB
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Moments(State):
         return self.add(self.empty().to(rows.device), rows)
 
     def add(self, state: Tensor, rows: Tensor) -> Tensor:
-        """Chan's correction of the means rides along as one extra row, so a batch costs one in-place product."""
+        """As in the protocol. Chan's correction of the means is one extra row: a batch costs one product, in place."""
         n = len(rows)
         if n == 0:
             return state
@@ -43,8 +43,8 @@ class Moments(State):
         batch_mean = rows.mean(0)
         gap = batch_mean - mean
         total = count + n
-        centred = torch.cat([rows - batch_mean, (gap * (count * n / total).sqrt())[None]])
-        scatter.addmm_(centred.mT, centred)
+        centered = torch.cat([rows - batch_mean, (gap * (count * n / total).sqrt())[None]])
+        scatter.addmm_(centered.mT, centered)
         mean += gap * (n / total)
         count += n
         return state
@@ -53,12 +53,12 @@ class Moments(State):
         count = torch.stack([part[0] for part in parts])
         mean = torch.stack([part[1 : 1 + self.d] for part in parts])
         merged = torch.empty_like(parts[0])
-        total, centre, scatter = self.unpack(merged)
+        total, center, scatter = self.unpack(merged)
         total.copy_(count.sum())
-        centre.copy_((count / total.clamp(min=1)) @ mean)
-        gap = mean - centre
+        center.copy_((count / total.clamp(min=1)) @ mean)
+        gap = mean - center
         torch.mm(gap.mT * count, gap, out=scatter)
-        for part in parts:  # one by one: they are large, and stacking them would double that
+        for part in parts:  # one by one: stacking the scatters would double their memory
             scatter += self.unpack(part)[2]
         return merged
 
@@ -77,7 +77,7 @@ class Moments(State):
         return torch.cat([mean.new_tensor([count]), mean, (cov * (count - 1)).flatten()]).double()
 
     def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
-        """The moments that `reduce_moments` merges over ranks."""
+        """The parts of a state that `reduce_moments` merges over ranks."""
         return [(self, state)]
 
 
@@ -85,7 +85,7 @@ class Moments(State):
 class GroupedMoments(State):
     """`Moments` of `groups` random parts of a stream, (groups, 1 + d + d*d): for intervals and extrapolation.
 
-    The hashed id of a sample decides its part. Rows are (part, vector of d); 8 d^2 bytes a part.
+    The hashed id of a sample determines its part. Rows are (part, vector of d); 8 d^2 bytes per part.
     """
 
     d: int
@@ -129,39 +129,39 @@ class GroupedMoments(State):
         whole = self.total(state)
         count, mean, scatter = self.moments.unpack(whole)
         for part in state:
-            n, centre, spread = self.moments.unpack(part)
+            n, part_mean, part_scatter = self.moments.unpack(part)
             rest = count - n
-            gap = centre - mean
-            kept_mean = mean - gap * (n / rest)
-            kept = scatter - spread - torch.outer(gap, gap) * (n * count / rest)
-            yield torch.cat([rest[None], kept_mean, kept.flatten()])
+            gap = part_mean - mean
+            rest_mean = mean - gap * (n / rest)
+            rest_scatter = scatter - part_scatter - torch.outer(gap, gap) * (n * count / rest)
+            yield torch.cat([rest[None], rest_mean, rest_scatter.flatten()])
 
     def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
         return [(self.moments, part) for part in state]
 
 
 def _writable(state: Tensor) -> Tensor:
-    """A state made in inference mode can be changed in that mode alone."""
+    """The state, or a copy of it if it was made in inference mode and could be changed in that mode alone."""
     return state.clone() if state.is_inference() and not torch.is_inference_mode_enabled() else state
 
 
 def reduce_moments(states: Sequence[tuple[Moments, Tensor]], sum_: Callable[[Tensor], None]) -> None:
     """Merge each state over ranks, in place; `sum_` sums a tensor over ranks in place.
 
-    Two rounds whatever the number of states and ranks: all counts and means, then each scatter re-centred on the
-    common mean. It is symmetric, so only strips from the diagonal to the right travel, a bucket at a time; nothing
-    larger than a bucket is held beside the states.
+    Two rounds for any number of states and ranks: all counts and means, then each scatter about the common mean. It is
+    symmetric, so only strips from the diagonal to the right are sent, a bucket at a time; no more than a bucket is held
+    in addition to the states.
     """
     parts = [(moments, *moments.unpack(state)) for moments, state in states]
     header = torch.cat([torch.cat([count[None], count * mean]) for _, count, mean, _ in parts])
     sum_(header)
     strips: list[tuple[Tensor, Tensor, int]] = []
     for (moments, count, mean, scatter), total in zip(parts, header.split([1 + m.d for m, _ in states]), strict=True):
-        centre = total[1:] / total[0].clamp(min=1)
-        gap = mean - centre
+        center = total[1:] / total[0].clamp(min=1)
+        gap = mean - center
         scatter.addr_(gap * count, gap)
         count.copy_(total[0])
-        mean.copy_(centre)
+        mean.copy_(center)
         rows = max(1, _BUCKET // moments.d)
         strips += [(scatter[i : i + rows, i:], scatter[i:, i : i + rows], rows) for i in range(0, moments.d, rows)]
     for bucket in _buckets(strips):

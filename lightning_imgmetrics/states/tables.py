@@ -1,4 +1,4 @@
-"""States that keep rows: a bounded sample of vectors, all scores, one summary per group."""
+"""States that are tables: a bounded sample of vectors, all scores, one summary per group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Reservoir(State):
     """Uniform sample without replacement of `size` vectors: the rows with the smallest keys (bottom-k sketch).
 
     Rows are (key, vector of d). With `uniform_hash` of the sample id as key, the sample is the same at any batch
-    size, order and world size, and a sample seen twice is kept once; rows with a NaN key are all different samples.
+    size, order and world size, and a repeated sample counts once; rows with a NaN key are all different samples.
     Table (k <= size, 1 + d), sorted by key; `size=None` keeps every sample. Source: Cohen & Kaplan 2007.
     """
 
@@ -45,7 +45,7 @@ class Reservoir(State):
 
 @dataclass(frozen=True)
 class Samples(Reservoir):
-    """One score per sample: rows (id, score) sorted by id, each id once; 16 bytes a sample."""
+    """One score per sample: rows (id, score) sorted by id, each id once; 16 bytes per sample."""
 
     size: int | None = None
     d: int = 1
@@ -56,7 +56,7 @@ class Groups(State):
     """Count, spread and mean of vectors per group, for the `size` groups with the smallest keys.
 
     Rows are (group key, vector of d). Table (k <= size, 3 + d): key, count n, spread sum |x - mean|^2, mean (d,);
-    8 (3 + d) bytes a group. Which groups are kept depends on their keys alone, so every kept group is complete.
+    8 (3 + d) bytes per group. The selection depends on the keys alone, so every group in the table is complete.
     """
 
     size: int
@@ -76,10 +76,10 @@ class Groups(State):
         keys, group = rows[:, 0].unique(return_inverse=True)
         count, spread, mean = self.unpack(rows)
         total = count.new_zeros(len(keys)).index_add_(0, group, count)
-        centre = mean.new_zeros(len(keys), self.d).index_add_(0, group, mean * count[:, None]) / total[:, None]
-        spread = spread + count * (mean - centre[group]).square().sum(1)
+        center = mean.new_zeros(len(keys), self.d).index_add_(0, group, mean * count[:, None]) / total[:, None]
+        spread = spread + count * (mean - center[group]).square().sum(1)
         spread = spread.new_zeros(len(keys)).index_add_(0, group, spread)
-        return torch.cat([keys[:, None], total[:, None], spread[:, None], centre], 1)[: self.size]
+        return torch.cat([keys[:, None], total[:, None], spread[:, None], center], 1)[: self.size]
 
     def unpack(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """count (k,), spread (k,), mean (k, d)."""
@@ -88,7 +88,7 @@ class Groups(State):
 
 @dataclass(frozen=True)
 class Splits(Groups):
-    """`Groups` whose key is drawn from the hashed id: `size` random parts of a stream of vectors."""
+    """`Groups` whose key is derived from the hashed id: `size` random parts of a stream of vectors."""
 
     def rows(self, vectors: Tensor, ids: Tensor) -> Tensor:
         part = (uniform_hash(ids, seed=2) * self.size).floor()

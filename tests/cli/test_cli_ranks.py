@@ -84,7 +84,7 @@ def test_a_failure_on_one_rank_ends_all(worlds: Worlds, inputs: list[Any], tmp_p
     request = Request(measures=measures, generated=str(broken), reference=str(inputs[2]), workers=0, device="cpu")
     first, second = worlds(2, outcome, request)
     assert second.startswith("UnreadableImage: 1 of 6 images could not be read")
-    assert first.startswith("MissingRanks: measuring the images was given up")
+    assert first.startswith("MissingRanks: measuring the images was aborted")
     assert "003.png" in first
     answers = worlds(2, outcome, replace(request, max_failed=1))
     assert answers[0] == answers[1]

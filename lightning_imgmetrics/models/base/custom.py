@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.weights import ModelCard, state_digest
@@ -57,7 +57,7 @@ class CustomExtractor(Extractor):
 
     def prepare(self, images: Tensor) -> Tensor:
         if not self.maps:
-            return unit(images) if self.floating else images
+            return to_float(images) if self.floating else images
         return (images.float() / 127.5 - 1) if images.dtype == torch.uint8 else 2 * images - 1
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import quantize, unit
+from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import NonFiniteFeatures, ShapeError, UnknownName
 from lightning_imgmetrics.models.base.network import LOCK, FileNetwork, Network, in_parts
@@ -175,7 +175,7 @@ class PixelExtractor(Extractor):
         return nn.Identity()
 
     def prepare(self, images: Tensor) -> Tensor:
-        return unit(images)
+        return to_float(images)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         return {"pixels": list(x)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import quantize, unit
+from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import open_clip
@@ -160,7 +160,7 @@ class ClipExtractor(PretrainedExtractor):
         if self.resize == "crop-bicubic":
             x = bicubic_antialias_rounded(center_square(images).float(), size) / 255
         else:
-            x = short_side_bicubic(unit(images), size, antialias=self.resize.endswith("antialias"))
+            x = short_side_bicubic(to_float(images), size, antialias=self.resize.endswith("antialias"))
         return standardize(x, processor.image_mean, processor.image_std)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:

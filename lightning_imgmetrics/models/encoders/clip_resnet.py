@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch, require
 from lightning_imgmetrics.models.base.checkpoint import cited, vocabulary
@@ -92,7 +92,7 @@ class ClipResNetExtractor(FileExtractor):
         if min(images.shape[2:]) < _SMALLEST:
             size = tuple(images.shape[2:])
             raise ShapeError(f"{self.card.name} needs images of at least {_SMALLEST} x {_SMALLEST} pixels, got {size}")
-        return standardize(unit(images), CLIP_MEAN, CLIP_STD)
+        return standardize(to_float(images), CLIP_MEAN, CLIP_STD)
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         parts = [super(ClipResNetExtractor, self).__call__([batch], layers, device) for batch in batches]  # any sizes

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMismatch
 from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
@@ -93,7 +93,7 @@ class DistsExtractor(FileExtractor):
         return network.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
-        return unit(images)
+        return to_float(images)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
         maps = network(x.contiguous(memory_format=torch.channels_last))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import unit
+from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics.errors import MissingExtra, ShapeError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
@@ -114,7 +114,7 @@ class LpipsExtractor(FileExtractor):
         return network.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
-        x = 2 * unit(images) - 1
+        x = 2 * to_float(images) - 1
         if self.image_size is not None and x.shape[2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
             x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_imgmetrics._images import quantize, unit
+from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
@@ -69,7 +69,7 @@ class ClassifierExtractor(PretrainedExtractor):
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         features = super().__call__(batches, ("probabilities",), device)
         if "peak" in layers:  # read off the images themselves, which `run` does not see
-            features["peak"] = torch.cat([unit(quantize(batch).amax((2, 3))).to(device) for batch in batches])
+            features["peak"] = torch.cat([to_float(quantize(batch).amax((2, 3))).to(device) for batch in batches])
         return features
 
     def dim(self, layer: str) -> int:

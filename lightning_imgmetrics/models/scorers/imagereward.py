@@ -86,9 +86,10 @@ class ImageRewardExtractor(FileNetwork, Scorer):
         with torch.device("meta"):
             frame = _ImageReward(BlipVisionModel(vision), BlipTextModel(text, False), _mlp(text.hidden_size))
         parts = _by_part(tensors, frame, str(path))
+        eager = {"attn_implementation": "eager"}
         return _ImageReward(
-            assembled(BlipVisionModel, vision, parts["vision."], str(path)),
-            assembled(BlipTextModel, text, parts["text."], str(path), add_pooling_layer=False),
+            assembled(BlipVisionModel, vision, parts["vision."], str(path), **eager),
+            assembled(BlipTextModel, text, parts["text."], str(path), add_pooling_layer=False, **eager),
             filled(frame.mlp, parts["mlp."], str(path)),
             _tokenizer(self.tokenizer, text.vocab_size),
         )
@@ -154,7 +155,6 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
         patch_size=shapes[_PATCHES][-1],
         hidden_act="gelu",
         layer_norm_eps=1e-6,
-        attn_implementation="eager",
     )
     text = BlipTextConfig(
         vocab_size=shapes[_WORDS][0],
@@ -168,7 +168,6 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
         layer_norm_eps=1e-12,
         pad_token_id=0,
         is_decoder=True,  # or it would have no cross-attention; each call still masks as an encoder does
-        attn_implementation="eager",
     )
     return vision, text
 
