@@ -14,6 +14,8 @@ from torch import Tensor
 from lightning_imgmetrics._compat.torch import default_store
 from lightning_imgmetrics.errors import MissingRanks
 
+DAY = 86400.0  # seconds that ranks of different speed may need for their share of the work
+
 
 def world(group: Any = None) -> tuple[int, int]:
     """(rank, world size); (0, 1) without a process group."""

@@ -1,4 +1,4 @@
-"""Sample panels for people."""
+"""Panels: some samples of an evaluation as one picture with captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FONT_SIZE = 11
 
 @dataclass(frozen=True)
 class Panel:
-    """Sample images, each uint8 (3, h, w), with one caption each, and what judges said of them: metric -> rationale."""
+    """Sample images, each uint8 (3, h, w), with a caption each, and judges' reasons: metric -> rationale."""
 
     images: Sequence[Tensor]
     captions: Sequence[str]
@@ -28,7 +28,7 @@ class Panel:
     rationales: Sequence[Mapping[str, str]] = ()
 
     def tiles(self, side: int = 96) -> list[Image.Image]:
-        """The images, those whose shorter side is below `side` pixels enlarged by a whole factor."""
+        """The images, enlarged by a whole factor where their shorter side is below `side` pixels."""
         return [_enlarged(image, side) for image in self.images]
 
     def picture(self, side: int = 96) -> Image.Image:
@@ -51,37 +51,37 @@ class Panel:
         return canvas
 
 
-def gathered_panel(
-    shown: Sequence[tuple[int, Tensor]],
+def gather_panel(
+    samples: Sequence[tuple[int, Tensor]],
     scores: Mapping[str, Mapping[int, float]],
     prompts: Sequence[str] | None,
     rationales: Mapping[str, Mapping[int, str]],
 ) -> Panel | None:
-    """The (id, image) that the ranks show, on rank 0, ordered, with captions and rationales. Collective.
+    """The panel of all ranks' (id, image), in order of the ids, on rank 0; None on the others. Collective.
 
     A caption holds prompt, id and scores.
     """
     rank, size = world()
-    told = {
-        i: (image, _caption(i, scores, prompts), {name: said[i] for name, said in rationales.items() if i in said})
-        for i, image in shown
+    own = {
+        i: (image, _caption(i, scores, prompts), {name: texts[i] for name, texts in rationales.items() if i in texts})
+        for i, image in samples
     }
-    gathered: list[Any] = [told]
+    parts: list[Any] = [own]
     if size > 1:
-        gathered = [None] * size
-        dist.all_gather_object(gathered, told)
-    tiles = {i: tile for part in gathered for i, tile in part.items()}
+        parts = [None] * size
+        dist.all_gather_object(parts, own)
+    tiles = {i: tile for part in parts for i, tile in part.items()}
     if rank > 0 or not tiles:
         return None
     columns = len(prompts) if prompts and len(prompts) <= 12 else 8  # one prompt below another
-    images, captions, said = zip(*(tiles[i] for i in sorted(tiles)), strict=True)
-    return Panel(images, captions, columns, said if any(said) else ())
+    images, captions, reasons = zip(*(tiles[i] for i in sorted(tiles)), strict=True)
+    return Panel(images, captions, columns, reasons if any(reasons) else ())
 
 
 def _caption(i: int, scores: Mapping[str, Mapping[int, float]], prompts: Sequence[str] | None) -> str:
-    known = {name: rows[i] for name, rows in scores.items() if i in rows}
-    figures = [f"{name} {x:.3g}" if x == x else f"{name} failed" for name, x in known.items()]
-    return ", ".join([*([prompts[i % len(prompts)]] if prompts else []), f"#{i}", *figures])
+    own = {name: rows[i] for name, rows in scores.items() if i in rows}
+    texts = [f"{name} {x:.3g}" if x == x else f"{name} failed" for name, x in own.items()]
+    return ", ".join([*([prompts[i % len(prompts)]] if prompts else []), f"#{i}", *texts])
 
 
 def _enlarged(image: Tensor, side: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A bar for the sampling of an evaluation, in the style of the trainer's own."""
+"""A progress bar for the sampling of an evaluation, in the style of the trainer's own."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sampling_bar(trainer: Trainer, total: int, description: str, shown: bool) -> Iterator[Callable[[], object]]:
-    """Yields a function that advances the bar by one; a bar shows where the trainer shows its own, in a terminal."""
-    bar: Any = trainer.progress_bar_callback
-    shown = shown and bar is not None and bar.is_enabled and trainer.is_global_zero
-    if shown and isinstance(bar, RichProgressBar) and bar.progress is not None:
-        progress: Any = bar.progress
+def sampling_bar(trainer: Trainer, total: int, description: str, enabled: bool) -> Iterator[Callable[[], object]]:
+    """Yields a function that advances the bar by one; a bar is visible where the trainer's own is, in a terminal."""
+    trainer_bar: Any = trainer.progress_bar_callback
+    enabled = enabled and trainer_bar is not None and trainer_bar.is_enabled and trainer.is_global_zero
+    if enabled and isinstance(trainer_bar, RichProgressBar) and trainer_bar.progress is not None:
+        progress: Any = trainer_bar.progress
         task = progress.add_task(f"[white]{description}", total=total)
         try:
             yield lambda: progress.update(task, advance=1, refresh=True)
         finally:
-            progress.update(task, visible=False)  # Lightning finds its bars by position: none may be removed
+            progress.update(task, visible=False)  # Lightning addresses its bars by position: none may be removed
         return
-    with tqdm(total=total, desc=description, leave=False, disable=None if shown else True, dynamic_ncols=True) as line:
-        yield line.update
+    disable = None if enabled else True
+    with tqdm(total=total, desc=description, leave=False, disable=disable, dynamic_ncols=True) as bar:
+        yield bar.update

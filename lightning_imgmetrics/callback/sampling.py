@@ -1,74 +1,145 @@
-"""Samples into the suite: each rank its own share, and a few of them for the panel."""
+"""Drawing samples: which ids are this rank's, what a sampler is given, and checks of what it returns."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+import inspect
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_imgmetrics._distributed import world
-from lightning_imgmetrics.callback.sampler import draw
+from lightning_imgmetrics._images import as_image_sets, as_images, quantize
+from lightning_imgmetrics.errors import SamplerError, ShapeError, ValueRangeError
+from lightning_imgmetrics.states.hash import uniform_hash
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
 
-    from lightning_imgmetrics.suite import MetricSuite
-
-
-def passes_for(num_samples: int, batch_size: int) -> int:
-    """Forward passes of each rank: the same number on all of them, as sharded models need it."""
-    return ceil(ceil(num_samples / world()[1]) / batch_size)
+_ARGUMENTS = ("module", "ids", "prompts", "generators")
 
 
-def feed_samples(
-    suite: MetricSuite,
-    trainer: Trainer,
-    module: LightningModule,
-    sampler: Callable[..., Any],
-    prompts: Sequence[str] | None,
-    *,
-    num_samples: int,
-    batch_size: int,
-    seed: int,
-    media: int,
-    seconds: dict[str, float],
-    advance: Callable[[], object],
-    only: Collection[str] | None = None,
-) -> list[tuple[int, Tensor]]:
-    """Feed `suite` with this rank's share of `num_samples`; returns (id, image) of those below id `media`.
+class Samples(NamedTuple):
+    """Checked samples: batches of uint8 images, their targets and sources if any, and how many pixels were clamped."""
 
-    `only`: the metrics that take part; default all.
-    Sample i takes prompt i mod their number. A pass that a rank does not need samples id 0 again and is dropped. The
-    time spent is added to `seconds` "sampling" and "networks"; `advance` is called once per pass.
+    images: list[Tensor]
+    target: list[Tensor] | None
+    source: list[tuple[Tensor, ...]] | None
+    clamped: int
+
+    def followed_by(self, other: Samples) -> Samples:
+        """Both, in one."""
+        target = None if self.target is None or other.target is None else self.target + other.target
+        source = None if self.source is None or other.source is None else self.source + other.source
+        return Samples(self.images + other.images, target, source, self.clamped + other.clamped)
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """The samples 0..num_samples-1 of a sampler (None: the module's method `sample`).
+
+    Sample i has prompt i mod their number, and a generator seeded by (seed, i). Ranks take turns with the ids.
+    Raises ValueError for a size below 1, and SamplerError for a sampler that demands an argument nobody has.
     """
-    rank, size = world()
-    own = range(rank, num_samples, size)
-    shown: list[tuple[int, Tensor]] = []
-    for i in range(passes_for(num_samples, batch_size)):
-        ids = own[i * batch_size : (i + 1) * batch_size]
-        asked = ids or range(1)
-        texts = None if prompts is None else [prompts[k % len(prompts)] for k in asked]
-        started = _clock(module)
-        with trainer.precision_plugin.val_step_context():
-            drawn = draw(sampler, module, asked, texts, seed=seed, value_range=suite.value_range)
-        sampled = _clock(module)
-        advance()
-        seconds["sampling"] += sampled - started
-        if not ids:
-            continue
-        singles = [image for batch in drawn.images for image in batch]
-        suite.count_clamped(drawn.clamped)
-        suite.update_checked(drawn.images, prompts=texts, target=drawn.target, source=drawn.source, ids=ids, only=only)
-        shown += [(k, image.cpu()) for k, image in zip(ids, singles, strict=True) if k < media]
-        seconds["networks"] += _clock(module) - sampled
-    return shown
+
+    sampler: Callable[..., Any] | None
+    prompts: Sequence[str] | None
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name, number in (("num_samples", self.num_samples), ("batch_size", self.batch_size)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}")
+        if self.sampler is not None:
+            accepted_arguments(self.sampler)
+
+    def passes(self, num_samples: int) -> list[range]:
+        """The ids of each forward pass of this rank; ranks make equally many passes, so some may have no ids.
+
+        Sharded models need a pass of each rank for a pass of any.
+        """
+        rank, size = world()
+        ids = range(rank, num_samples, size)
+        count = ceil(ceil(num_samples / size) / self.batch_size)
+        return [ids[i * self.batch_size : (i + 1) * self.batch_size] for i in range(count)]
+
+    def texts(self, ids: Sequence[int]) -> list[str] | None:
+        """The prompts of samples."""
+        return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
+
+    def draw(self, module: LightningModule, ids: Sequence[int], value_range: tuple[float, float]) -> Samples:
+        """The samples `ids`; a batch that is out of memory is halved. SamplerError: not one finite image per id."""
+        try:
+            output = self._call_sampler(module, ids)
+        except torch.OutOfMemoryError:
+            if len(ids) == 1:
+                raise
+            torch.cuda.empty_cache()
+            first, second = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+            return self.draw(module, first, value_range).followed_by(self.draw(module, second, value_range))
+        return _checked(output, len(ids), value_range)
+
+    def _call_sampler(self, module: LightningModule, ids: Sequence[int]) -> Any:
+        sampler: Any = getattr(module, "sample", None) if self.sampler is None else self.sampler
+        if not callable(sampler):
+            raise SamplerError(f"{type(module).__name__} has no method `sample`: define it, or pass `sampler`")
+        generators = generators_of(self.seed, ids)
+        # For samplers that draw from the global streams: other samples on every rank, the same at every evaluation.
+        key = generators[0].initial_seed()
+        torch.manual_seed(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
+        offered: dict[str, Any] = {"ids": list(ids), "prompts": self.texts(ids), "generators": generators}
+        if self.sampler is not None:  # a method has its module
+            offered["module"] = module
+        return sampler(**{name: offered[name] for name in accepted_arguments(sampler) if name in offered})
 
 
-def _clock(module: LightningModule) -> float:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
-    return time.perf_counter()
+def generators_of(seed: int, ids: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per sample id, seeded by (seed, id)."""
+    keys = (uniform_hash(torch.tensor(ids), seed) * 2**53).long().tolist()
+    return [torch.Generator().manual_seed(key) for key in keys]
+
+
+def accepted_arguments(sampler: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of `ImageSampler`'s arguments a callable takes; SamplerError if it demands others."""
+    parameters = inspect.signature(sampler).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return _ARGUMENTS
+    for p in parameters:
+        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in _ARGUMENTS:
+            raise SamplerError(f"the sampler may take {', '.join(_ARGUMENTS)}, but it demands `{p.name}`")
+    return tuple(p.name for p in parameters if p.name in _ARGUMENTS)
+
+
+def _checked(output: Any, n: int, value_range: tuple[float, float]) -> Samples:
+    """What a sampler returned for `n` ids: images, or an object that has `images` and `target` or `source`."""
+    parts = {"images": getattr(output, "images", output)}
+    parts |= {"target": output.target} if hasattr(output, "target") else {}
+    batches, clamped = {}, 0
+    try:
+        for name, images in parts.items():
+            batches[name], overshoot = _uint8(images, name, n, value_range)
+            clamped += overshoot
+        edited = hasattr(output, "source")
+        source = as_image_sets(output.source, n, name="source", value_range=value_range) if edited else None
+    except (ShapeError, ValueRangeError) as error:
+        raise SamplerError(f"the sampler returned unusable images: {error}") from error
+    return Samples(batches["images"], batches.get("target"), source, clamped)
+
+
+def _uint8(images: Any, name: str, n: int, value_range: tuple[float, float]) -> tuple[list[Tensor], int]:
+    if images is None:
+        raise SamplerError(f"the sampler returned no `{name}` for {n} ids, got None")
+    batches, clamped = as_images(images, name=f"{name} of the sampler", value_range=value_range)
+    count = sum(map(len, batches))
+    if count != n:
+        raise SamplerError(f"the sampler must return one of `{name}` per id: asked for {n}, got {count}")
+    return [quantize(batch) for batch in batches], clamped

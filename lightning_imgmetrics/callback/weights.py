@@ -1,4 +1,4 @@
-"""Which weights are evaluated, and leaving the module as it was found."""
+"""Which weights are evaluated, and a module that leaves an evaluation as it entered it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_imgmetrics._compat.lightning import (
@@ -20,9 +21,11 @@ from lightning_imgmetrics._compat.lightning import (
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
 
+WEIGHTS = ("auto", "raw", "ema")
+
 
 @contextmanager
-def borrowed(module: LightningModule, gradients: bool) -> Iterator[None]:
+def evaluation_mode(module: LightningModule, gradients: bool) -> Iterator[None]:
     """The module in eval mode, outside inference mode; its modes and all random streams are restored on exit."""
     modes = {m: m.training for m in module.modules()}
     failure = None
@@ -40,30 +43,34 @@ def borrowed(module: LightningModule, gradients: bool) -> Iterator[None]:
 
 
 @contextmanager
-def chosen_weights(
-    trainer: Trainer, module: LightningModule, guest: Callback, wanted: str, *, in_validation_end: bool
+def selected_weights(
+    trainer: Trainer, module: LightningModule, callback: Callback, hook: str, weights: str
 ) -> Iterator[str]:
-    """The module with the `wanted` weights ("auto", "raw", "ema"); yields "raw" or "ema", restores on exit.
+    """The module with the `weights` ("auto", "raw", "ema"); yields "raw" or "ema", restores on exit.
 
+    `hook` of `callback` is running.
     After an exception the module holds the raw weights: training is over, and what is saved then must be them.
     `WeightAveraging` swaps its average in before a validation epoch and out in `on_validation_epoch_end`, so what the
     module holds there depends on which callback is listed first; swapping again undoes it, in place and exactly.
-    An average that was never updated is a copy of the initial weights: "auto" takes the raw ones until then.
+    An average that was never updated is a copy of the initial weights: the raw ones are taken until then.
     """
     averaging = find_weight_averaging(trainer)
-    if averaging is None or not is_averaging(averaging):
-        yield "raw"
+    average = averaging if averaging is not None and is_averaging(averaging) else None
+    label = "ema" if weights != "raw" and average is not None and has_averaged(average) else "raw"
+    if label == "raw" and weights == "ema":
+        rank_zero_warn("`weights='ema'`: WeightAveraging has not averaged yet, the raw weights are evaluated")
+    if average is None:
+        yield label
         return
     order = callbacks_of(trainer)
-    swapped = in_validation_end and order.index(guest) < order.index(averaging)
-    label = "ema" if wanted != "raw" and has_averaged(averaging) else "raw"
-    if swapped != (label == "ema"):
-        swap_weights(averaging, module)
+    average_inside = hook == "on_validation_epoch_end" and order.index(callback) < order.index(average)
+    if average_inside != (label == "ema"):
+        swap_weights(average, module)
     try:
         yield label
     except BaseException:
         if label == "ema":
-            swap_weights(averaging, module)
+            swap_weights(average, module)
         raise
-    if swapped != (label == "ema"):
-        swap_weights(averaging, module)
+    if average_inside != (label == "ema"):
+        swap_weights(average, module)

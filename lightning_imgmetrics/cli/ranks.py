@@ -10,10 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lightning_imgmetrics._distributed import rendezvous, world
+from lightning_imgmetrics._distributed import DAY, rendezvous, world
 from lightning_imgmetrics.cli.request import UsageError
-
-DAY = 86400.0  # ranks may be of unlike speed
 
 
 @contextmanager

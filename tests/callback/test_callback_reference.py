@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,19 @@ import pytest
 import torch
 from callback_parts import Painter, Pixels, data, loaders, monitor, trainer, values
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from lightning_imgmetrics import CLIPScore, FrechetDistance
+from lightning_imgmetrics import (
+    CLIPScore,
+    FrechetDistance,
+    KernelInceptionDistance,
+    MetricSuite,
+    ReferenceStatistics,
+    VendiScore,
+)
 from lightning_imgmetrics.errors import NotEnoughSamples
+from lightning_imgmetrics.metrics.base.metric import ImageMetric
 
 IMAGES = (data(23, seed=1).tensors[0] * 255).round().to(torch.uint8)
 
@@ -146,17 +152,19 @@ def test_the_reference_is_kept_on_disk_by_content(tmp_path: Path) -> None:
 
 
 def test_the_cached_reference_is_what_is_read(tmp_path: Path) -> None:
+    """The file is one of `ReferenceStatistics`, which a user can load, too."""
     _, value = passes(tmp_path, IMAGES)
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    tensors["fd/real_moments"][1:7] += 1  # the mean
-    save_file(tensors, path, metadata=metadata)
+    statistics = ReferenceStatistics.load(path)
+    assert statistics.n == 23
+    assert statistics.content.endswith("-23")
+    (entry,) = statistics.entries
+    entry.value[1:7] += 1  # the mean
+    statistics.save(path)
     assert passes(tmp_path, IMAGES)[1] != pytest.approx(value, rel=1e-3)
 
 
-def test_one_changed_pixel_is_measured_anew(tmp_path: Path) -> None:
+def test_one_changed_pixel_is_measured_again(tmp_path: Path) -> None:
     _, value = passes(tmp_path, IMAGES)
     other = IMAGES.clone()
     other[5, 1, 3, 3] ^= 1
@@ -166,7 +174,7 @@ def test_one_changed_pixel_is_measured_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
 
 
-def test_other_weights_of_a_network_are_measured_anew(tmp_path: Path) -> None:
+def test_other_weights_of_a_network_are_measured_again(tmp_path: Path) -> None:
     def run(network: Pixels, **kwargs: Any) -> float:
         callback = monitor({"fd": FrechetDistance(network)}, reference=IMAGES, **kwargs)
         trainer(tmp_path, callback).validate(Still(), DataLoader(PAIRS, 8), verbose=False)
@@ -191,11 +199,48 @@ def test_the_reference_is_measured_once_in_a_fit(tmp_path: Path) -> None:
     assert network.passes == 24 + 3 * 12
 
 
-def test_a_damaged_cache_is_measured_anew(tmp_path: Path) -> None:
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def exchange(path: Path) -> None:
+    """Put the statistics of other images there."""
+    suite = MetricSuite({"fd": FrechetDistance(Pixels())})
+    suite.update_reference(data(9).tensors[0])
+    suite.reference(content="0123456789abcdef-9").save(path)
+
+
+def save_states(path: Path) -> None:
+    """Put the states of a suite there, as caches once were."""
+    suite = MetricSuite({"fd": FrechetDistance(Pixels())})
+    suite.update_reference(data(9).tensors[0])
+    suite.save(path, side="real")
+
+
+@pytest.mark.parametrize("spoil", [damage, exchange, save_states])
+def test_a_cache_that_does_not_fit_is_measured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
+) -> None:
     _, value = passes(tmp_path, IMAGES)
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:40])
-    assert passes(tmp_path, IMAGES) == (12 + 23, value)
+    spoil(path)
+    with caplog.at_level("INFO"):
+        assert passes(tmp_path, IMAGES) == (12 + 23, value)
+    (message,) = [text for text in caplog.messages if "cached reference" in text]
+    assert f"{path} cannot be used and is measured again: " in message
+    assert passes(tmp_path, IMAGES) == (12, value)
+
+
+def test_metrics_that_need_other_statistics_have_another_file(tmp_path: Path) -> None:
+    def run(**metrics: ImageMetric) -> None:
+        trainer(tmp_path, monitor(metrics, reference=IMAGES)).validate(Still(), DataLoader(PAIRS, 8), verbose=False)
+
+    network = Pixels()
+    run(fd=FrechetDistance(network))
+    run(distance=FrechetDistance(network), diversity=VendiScore(network))  # by another name, and one without reference
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    run(fd=FrechetDistance(network), kid=KernelInceptionDistance(network, subsets=2, subset_size=10))
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
 
 
 # Errors

@@ -183,21 +183,26 @@ def test_a_sampler_on_the_global_stream_repeats_itself(tmp_path: Path) -> None:
     assert len(set(values(callback))) == 1
 
 
-def test_prompts_cycle(tmp_path: Path) -> None:
-    seen: list[tuple[int, str]] = []
+def prompts_of(root: Path, **kwargs: Any) -> list[tuple[int, str]]:
+    """(id, prompt) of each sample of one evaluation."""
+    pairs: list[tuple[int, str]] = []
 
     def sampler(ids: list[int], prompts: list[str], generators: list[torch.Generator]) -> Tensor:
-        seen.extend(zip(ids, prompts, strict=True))
+        pairs.extend(zip(ids, prompts, strict=True))
         return drawn(generators)
 
-    validate(tmp_path, sampler=sampler, prompts=PROMPTS, num_samples=8)
-    assert seen == [(i, PROMPTS[i % 3]) for i in range(8)]
+    validate(root, sampler=sampler, **kwargs)
+    return pairs
+
+
+def test_prompts_cycle(tmp_path: Path) -> None:
+    assert prompts_of(tmp_path, prompts=PROMPTS, num_samples=8) == [(i, PROMPTS[i % 3]) for i in range(8)]
 
 
 def test_prompts_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
-    assert monitor(prompts=tmp_path / "prompts.txt").prompts == ["one", "two"]
-    assert monitor(prompts=str(tmp_path / "prompts.txt")).prompts == ["one", "two"]
+    for file in (tmp_path / "prompts.txt", str(tmp_path / "prompts.txt")):
+        assert prompts_of(tmp_path, prompts=file, num_samples=3) == [(0, "one"), (1, "two"), (2, "one")]
 
 
 @pytest.mark.parametrize("prompts", [[], [1, 2], [None]])

@@ -138,7 +138,7 @@ def test_construction_by_jsonargparse(monkeypatch: pytest.MonkeyPatch) -> None:
         parser.add_class_arguments(ImageMetricsCallback, "callback")
         parsed = parser.instantiate_classes(parser.parse_object({"callback": plain(monkeypatch)}))
     assert isinstance(parsed.callback, ImageMetricsCallback)
-    assert parsed.callback.every == Every(epochs=2)
+    assert parsed.callback.schedule.every == Every(epochs=2)
 
 
 @pytest.mark.parametrize(
