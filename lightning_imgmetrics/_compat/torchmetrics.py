@@ -30,6 +30,7 @@ def route_hooks(cls: M) -> M:
         _apply,
         _move_list_states_to_cpu,
         _load_from_state_dict,
+        state_dict,
         _wrap_update,
         _wrap_compute,
     )
@@ -41,7 +42,7 @@ def route_hooks(cls: M) -> M:
 def _sync_dist(self: Any, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:
     own_gather = None if dist_sync_fn is gather_all_tensors else dist_sync_fn
     with torch.inference_mode(False):
-        self.sync_states(process_group or self.process_group, own_gather)
+        self.streams.sync(process_group or self.process_group, own_gather)
 
 
 def sync_attributes(metric: Metric, gather: Callable, group: Any) -> None:
@@ -51,7 +52,7 @@ def sync_attributes(metric: Metric, gather: Callable, group: Any) -> None:
 
 def _copy_state_dict(self: Any) -> dict[str, Any]:
     with torch.inference_mode(False):
-        return {**Metric._copy_state_dict(self), "contents": self.streams.owned_contents()}
+        return {**Metric._copy_state_dict(self), "contents": self.contents}
 
 
 def _reduce_states(self: Any, incoming_state: dict[str, Any]) -> None:
@@ -79,15 +80,16 @@ def _move_list_states_to_cpu(self: Any) -> None:
 
 def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
     if (key := f"{prefix}contents") in state_dict:
-        self.streams.restore(state_dict.pop(key))
+        self.contents = state_dict.pop(key)
     Metric._load_from_state_dict(self, state_dict, prefix, *args)
 
 
-def add_contents(metric: Any, destination: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """A state dict with the streams, where `metric.persistent(True)` asks for states."""
-    if any(metric._persistent.values()):
-        destination[f"{prefix}contents"] = deepcopy(metric.streams.owned_contents())
-    return destination
+def state_dict(self: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+    """As torchmetrics'; with the streams, where `persistent(True)` asks for states."""
+    state = Metric.state_dict(self, destination=destination, prefix=prefix, keep_vars=keep_vars)
+    if any(self._persistent.values()):
+        state[f"{prefix}contents"] = deepcopy(self.contents)
+    return state
 
 
 def _wrap_update(self: Any, update: Callable) -> Callable:

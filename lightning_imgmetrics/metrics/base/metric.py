@@ -13,7 +13,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_imgmetrics._compat.torchmetrics import (
-    add_contents,
     attribute_states,
     draw,
     forget_value,
@@ -21,10 +20,9 @@ from lightning_imgmetrics._compat.torchmetrics import (
     note_update,
     reset_attributes,
     route_hooks,
-    sync_attributes,
     update_count,
 )
-from lightning_imgmetrics._distributed import rendezvous, sum_, sync_timeout, world
+from lightning_imgmetrics._distributed import sum_, world
 from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics._version import __version__
@@ -255,10 +253,6 @@ class ImageMetric(Metric):
         """The states that are numbers, summed over ranks."""
         return {name: getattr(self, name) for name in attribute_states(self) if name != "instance"}
 
-    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:  # type: ignore[override]
-        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
-        return add_contents(self, state, prefix)
-
     def reset(self) -> None:
         with torch.inference_mode(False):
             super().reset()
@@ -325,26 +319,12 @@ class ImageMetric(Metric):
             while self._synced_owners:
                 self._synced_owners.pop().unsync()
 
-    def sync_states(self, group: Any, gather: Callable[..., Sequence[Tensor]] | None) -> None:
-        """Replace the states by those of all ranks, with `gather`, or as fast as their algebra allows."""
-        if gather is not None:
-            sync_attributes(self, gather, group)
-            self.streams.sync_by(gather, group)
-            return
-        rendezvous(f"{type(self).__name__}.compute()", group, timeout=sync_timeout(self.sync_timeout))
-        counters = self.counters()
-        flat = torch.stack(list(counters.values()))
-        sum_(flat, group)
-        for name, value in zip(counters, flat, strict=True):
-            setattr(self, name, value)
-        self.streams.sync(group)
-
     def pool(self) -> None:
         """Move the states of all ranks into rank 0; the others start empty. Collective."""
         rank, size = world(self.process_group)
         forget_value(self)
         if size > 1:
-            self.sync_states(self.process_group, None)
+            self.streams.sync(self.process_group)
             if rank > 0:
                 reset_attributes(self)
                 self.streams.clear_owned()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics._distributed import gather_rows, sum_
+from lightning_imgmetrics._compat.torchmetrics import sync_attributes
+from lightning_imgmetrics._distributed import gather_rows, rendezvous, sum_, sync_timeout
 from lightning_imgmetrics.errors import IncompatibleStates
 from lightning_imgmetrics.metrics.base.streams import Content, Stream
 from lightning_imgmetrics.states.hash import uniform_hash
@@ -106,8 +107,23 @@ class StreamSet(dict[str, Stream]):
 
     # Ranks
 
-    def sync(self, group: Any) -> None:
-        """Hold the samples of all ranks: one gather of all row counts, then one per table; sums reduced in place."""
+    def sync(self, group: Any, gather: Callable[..., Sequence[Tensor]] | None = None) -> None:
+        """Hold the samples of all ranks; by `gather`, a user's `dist_sync_fn`, or as fast as the states allow."""
+        metric = self.metric
+        if gather is not None:
+            sync_attributes(metric, gather, group)
+            self._sync_by(gather, group)
+            return
+        rendezvous(f"{type(metric).__name__}.compute()", group, timeout=sync_timeout(metric.sync_timeout))
+        counters = metric.counters()
+        totals = torch.stack(list(counters.values()))
+        sum_(totals, group)
+        for name, total in zip(counters, totals, strict=True):
+            setattr(metric, name, total)
+        self._sync_streams(group)
+
+    def _sync_streams(self, group: Any) -> None:
+        """One gather of all row counts, then one per table; sums are reduced in place."""
         streams = list(self.owned().values())
         contents = [stream.joined() for stream in streams]
         tables = [x for stream, content in zip(streams, contents, strict=True) for x in _tables(stream, content, group)]
@@ -122,9 +138,7 @@ class StreamSet(dict[str, Stream]):
         if moments:
             reduce_moments(moments, functools.partial(sum_, group=group))
 
-    def sync_by(self, gather: Callable[..., Sequence[Tensor]], group: Any) -> None:
-        """`sync` with a user's `dist_sync_fn`, which gives the tensors of all ranks."""
-
+    def _sync_by(self, gather: Callable[..., Sequence[Tensor]], group: Any) -> None:
         def over_ranks(part: str, x: Tensor, stream: Stream) -> Tensor:
             parts = list(gather(x, group=group))
             sums = part == "value" and not stream.state.table
