@@ -25,8 +25,8 @@ from common import SMALL, Row, Sizes, row, show, smooth_images, timed
 from torch import Tensor
 
 from lightning_imgmetrics import Decoding, Question, RubricJudge, ServerJudge, turn
-from lightning_imgmetrics.judges.backends.base import IMAGE
 from lightning_imgmetrics.judges.backends.chat import chat_messages
+from lightning_imgmetrics.judges.backends.question import IMAGE
 
 _SECONDS = 0.05
 _WIDTH = 16

@@ -67,7 +67,8 @@ _HOMES = {
     "prompt_benchmarks.gedit_bench": ("GEditBench",),
     "prompt_benchmarks.text_rendering.metric": ("TextRendering",),
     "judges.calibration.judge_calibration": ("JudgeCalibration",),
-    "judges.backends.base": ("IMAGE", "Answer", "Decoding", "Judge", "Question", "turn"),
+    "judges.backends.base": ("Judge",),
+    "judges.backends.question": ("IMAGE", "Answer", "Decoding", "Question", "turn"),
     "judges.metrics.rubric_file": ("Criterion", "Rubric", "read_rubric"),
     "prompt_benchmarks.base.question_files": ("DpgQuestion", "TifaQuestion"),
     "prompt_benchmarks.base.prompt_files": ("GEditItem",),
@@ -190,10 +191,11 @@ if TYPE_CHECKING:
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
     from lightning_imgmetrics.callback.sampler import EditedImages, ImageSampler, PairedImages, PairedSampler, noise
     from lightning_imgmetrics.callback.schedule import Every
-    from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Judge, Question, turn
+    from lightning_imgmetrics.judges.backends.base import Judge
     from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge
     from lightning_imgmetrics.judges.backends.local import LocalJudge
     from lightning_imgmetrics.judges.backends.ocr import TextReader
+    from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
     from lightning_imgmetrics.judges.backends.server import ServerJudge
     from lightning_imgmetrics.judges.calibration.judge_calibration import JudgeCalibration
     from lightning_imgmetrics.judges.metrics.pairwise import PairwiseJudge

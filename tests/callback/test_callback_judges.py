@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_imgmetrics import FrechetDistance, ImageMetricsCallback
 from lightning_imgmetrics.callback.sampler import EditedImages
 from lightning_imgmetrics.errors import JudgeUnavailable, SamplerError, UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Question, turn
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 
 EPOCHS = 4

@@ -16,7 +16,7 @@ from helpers.judges import ScriptedJudge, chance, texts_of
 from torch import Tensor
 
 from lightning_imgmetrics import METRICS
-from lightning_imgmetrics.judges.backends.base import Question
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import QWEN_FACETS
 from lightning_imgmetrics.models.detection.detections import Detection
 from lightning_imgmetrics.models.detection.mask2former import DetectorExtractor

@@ -36,7 +36,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lightning_imgmetrics.judges.backends.base import IMAGE, Question, turn
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 
 Body = dict[str, Any]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName, UnreadableQuestions, ValueRangeError
-from lightning_imgmetrics.judges.backends.base import Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion
 from lightning_imgmetrics.prompt_benchmarks.dpg_bench import DPGBench
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName, UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.judges.metrics.vie_score import VIEScore
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import GEDIT_GROUPS
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem, read_gedit

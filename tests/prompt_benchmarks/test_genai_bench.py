@@ -15,7 +15,7 @@ from helpers.judges import ScriptedJudge, chance, texts_of
 from torch import Tensor
 
 from lightning_imgmetrics.errors import JudgeFailed, UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import Question
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GenAiPrompts, read_genai
 from lightning_imgmetrics.prompt_benchmarks.genai_bench import GenAIBench, genai_tags
 

@@ -1,4 +1,4 @@
-"""Questions as OpenAI-compatible servers take them: messages, images as data URLs, texts without special tokens."""
+"""Questions in the format of OpenAI-compatible servers: messages, images as data URLs, texts without special tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lightning_imgmetrics.judges.backends.base import IMAGE, Message, Question
+from lightning_imgmetrics.judges.backends.question import IMAGE, Message, Question
 
 IMAGE_FORMATS = {"png": {"compress_level": 1}, "jpeg": {"quality": 95}}
 
-_MARKS = re.compile(
-    r"<[|｜][^<>\s]{1,64}[|｜]>"  # <|im_end|> and its kin
+# Which tokens a server's model has is not known: these mark turns, media and ends in public chat templates.
+PUBLIC_TOKENS = re.compile(
+    r"<[|｜][^<>\s]{1,64}[|｜]>"  # <|im_end|> and the like
     r"|</?(?:s|bos|eos|pad|unk)>"
     r"|</?\w*(?:image|img|video|audio)\w*>"  # places of media
     r"|<[a-z]+_of_[a-z]+>"  # <end_of_turn>
@@ -26,14 +27,9 @@ _MARKS = re.compile(
 )
 
 
-def defused(text: str) -> str:
-    """A text in which the special tokens of common chat templates are letters: "< |im_end|>".
-
-    The tokens of a server's own model cannot be known: this breaks those that mark turns, media and ends in public
-    ones. Lone surrogates, which no request can carry, become "?".
-    """
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    return _MARKS.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+def escape_special_tokens(text: str, tokens: re.Pattern[str] = PUBLIC_TOKENS) -> str:
+    """A text in which special tokens are read as letters: "< |im_end|>"."""
+    return tokens.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
 
 
 def data_url(image: Tensor, image_format: str) -> str:
@@ -53,10 +49,15 @@ def chat_messages(question: Question, image_format: str) -> list[dict[str, Any]]
 def _content(message: Message, urls: Iterator[str]) -> str | list[dict[str, Any]]:
     parts = message["content"]
     if all(part != IMAGE for part in parts) and len(parts) == 1:
-        return defused(parts[0]["text"])  # the form that every server takes, in every role
+        return _text(parts[0])  # the form that every server accepts, in every role
     return [
         {"type": "image_url", "image_url": {"url": next(urls)}}
         if part == IMAGE
-        else {"type": "text", "text": defused(part["text"])}
+        else {"type": "text", "text": _text(part)}
         for part in parts
     ]
+
+
+def _text(part: Message) -> str:
+    """The text, without special tokens; lone surrogates, which no request can carry, become "?"."""
+    return escape_special_tokens(part["text"].encode("utf-8", "replace").decode("utf-8"))

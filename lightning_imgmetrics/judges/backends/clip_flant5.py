@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_imgmetrics.errors import WeightsMismatch
-from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.clip_flant5_net import ClipFlanT5, clip_flant5_keys, projector
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
 from lightning_imgmetrics.models.base.network import filled
@@ -31,12 +31,31 @@ _PADDING = (122, 116, 104)  # CLIP's mean color in 8 bits, rounded down
 
 @dataclass(frozen=True)
 class ClipFlanT5Judge(LocalJudge):
-    """A CLIP-FlanT5 in its public layout. It is good at weighing answers ("mean", "product"), less so at writing them.
+    """CLIP-FlanT5 in its public layout: good at the probabilities of answers, less so at generating them.
 
-    `vision`: the checkpoint of the CLIP it sees with, in place of the one that its configuration names; `tokenizer`:
-    the FlanT5 whose words it reads. Images are padded to squares with CLIP's mean color; a conversation opens as those
-    it was trained on, and `template` is a copy of the Python source of that sentence, where it cannot be downloaded. A
-    question beyond its context of 2048 tokens has no answer: cut short, it would ask nothing. Source: Lin et al. 2024.
+    Images are padded to squares with CLIP's mean color, and a conversation opens with the system message of its
+    training. A question longer than the context of 2048 tokens has no answer, as the part that asks would be cut off.
+    Source: Lin et al. 2024, Evaluating Text-to-Visual Generation with Image-to-Text Generation.
+
+    Args:
+        model: A checkpoint folder, a name below `IMGMETRICS_WEIGHTS`, or a hub id.
+        revision: Branch, tag or commit on the hub; default "main".
+        vision: Checkpoint of its CLIP, instead of the one that its configuration names.
+        tokenizer: Checkpoint of the FlanT5 whose tokenizer it uses.
+        template: Copy of the Python source with the system message, where that cannot be downloaded.
+        dtype: Of the weights, "bfloat16" or "float32".
+        batch_size: Questions of one pass.
+        cache: Keep answers on disk (see `Judge`).
+
+    Raises:
+        UnknownName: For another `dtype`.
+        WeightsMismatch: When it is first used: the checkpoint is no CLIP-FlanT5.
+        MissingWeights: When it is first used: a checkpoint is neither here nor can it be downloaded.
+
+    Example:
+        >>> from lightning_imgmetrics import ClipFlanT5Judge
+        >>> ClipFlanT5Judge(batch_size=8).model  # nothing is loaded before the first question
+        'zhiqiulin/clip-flant5-xxl'
     """
 
     model: str = CLIP_FLANT5
@@ -49,16 +68,16 @@ class ClipFlanT5Judge(LocalJudge):
         return *super().key, self.vision, self.tokenizer
 
     @functools.cached_property
-    def opening(self) -> Template:
-        """What a conversation opens with; found once, so that signature and answers agree."""
+    def system_message(self) -> Template:
+        """What a conversation opens with; read once, so that signature and answers agree."""
         return find_template(VQASCORE_SYSTEM, self.template)
 
     @property
     def clip(self) -> ClipExtractor:
         """The CLIP it sees with."""
         config = local_file(self.model, "config.json", self.revision)
-        named = None if config is None else json.loads(config.read_text()).get("mm_vision_tower")
-        return ClipExtractor(self.vision or named or _CLIP)
+        tower = None if config is None else json.loads(config.read_text()).get("mm_vision_tower")
+        return ClipExtractor(self.vision or tower or _CLIP)
 
     def rules(self) -> dict[str, str]:
         clip = self.clip
@@ -68,7 +87,7 @@ class ClipFlanT5Judge(LocalJudge):
             "vision": cited(str(clip.model), images=True, config=True),
             "vision_weights": clip.rules()["weights"],
             "tokenizer": cited(self.tokenizer),
-            "template": self.opening.origin,
+            "template": self.system_message.origin,
         }
 
     def model_types(self) -> tuple[str, str]:
@@ -76,20 +95,21 @@ class ClipFlanT5Judge(LocalJudge):
 
     def where(self) -> Path | None:
         """The checkpoint's folder; None where it, its CLIP or its tokenizer is absent."""
-        here = self.clip.where() is not None and vocabulary(self.tokenizer)
-        return super().where() if here else None
+        complete = self.clip.where() is not None and vocabulary(self.tokenizer)
+        return super().where() if complete else None
 
     def prefetch(self) -> Path:
-        _ = self.opening
+        _ = self.system_message
         return super().prefetch()
 
     def load(self) -> nn.Module:
         from transformers import AutoImageProcessor, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
         config = self.pretrained(T5Config)
-        unlike = {name: x for name, known in _LAYOUT.items() if (x := getattr(config, name, known)) != known}
-        if unlike or not is_clip_flant5(self.model, self.revision):
-            raise WeightsMismatch(f"`model` must be a CLIP-FlanT5 with {_LAYOUT}, got {self.model!r} with {unlike}")
+        layout = {name: getattr(config, name, expected) for name, expected in _LAYOUT.items()}
+        different = {name: value for name, value in layout.items() if value != _LAYOUT[name]}
+        if different or not is_clip_flant5(self.model, self.revision):
+            raise WeightsMismatch(f"`model` must be a CLIP-FlanT5 with {_LAYOUT}, got {self.model!r} with {different}")
         files = self._files()
         source, dtype = str(files[0].parent), getattr(torch, self.dtype)
         tensors = {key: x for file in files for key, x in load_tensors(self.card, file).items()}
@@ -107,12 +127,14 @@ class ClipFlanT5Judge(LocalJudge):
         )
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
-        return super().reply([self._opened(q) for q in questions], decoding, device)
+        return super().reply([self._as_in_training(q) for q in questions], decoding, device)
 
-    def _opened(self, question: Question) -> Question:
-        images = tuple(squared(image) for image in question.images)
-        opening = () if question.messages[0]["role"] == "system" else (turn(self.opening.text, role="system"),)
-        return replace(question, images=images, messages=(*opening, *question.messages))
+    def _as_in_training(self, question: Question) -> Question:
+        images = tuple(pad_to_square(image) for image in question.images)
+        if question.messages[0]["role"] == "system":
+            return replace(question, images=images)
+        system = turn(self.system_message.text, role="system")
+        return replace(question, images=images, messages=(system, *question.messages))
 
     def _files(self) -> list[Path]:
         for name in ("model.safetensors", "pytorch_model.bin"):
@@ -120,8 +142,9 @@ class ClipFlanT5Judge(LocalJudge):
                 return [file]
             if index := checkpoint_file(self.model, f"{name}.index.json", self.revision):
                 files = [checkpoint_file(self.model, shard.name, self.revision) for shard in shards(index)]
-                if len(found := [file for file in files if file is not None]) == len(files):
-                    return found
+                present = [file for file in files if file is not None]
+                if len(present) == len(files):
+                    return present
         raise missing(self.model, self.revision, "it has no weights, or not all of their files")
 
 
@@ -133,11 +156,11 @@ def is_clip_flant5(model: str, revision: str | None = None) -> bool:
     try:
         config = json.loads(path.read_text())
         return config.get("model_type") == "clip_t5" or "CLIPT5ForConditionalGeneration" in config["architectures"]
-    except (ValueError, KeyError, TypeError, AttributeError):  # no configuration: whoever reads it will say so
+    except (ValueError, KeyError, TypeError, AttributeError):  # no configuration: reading the checkpoint will fail
         return False
 
 
-def squared(image: Tensor) -> Tensor:
+def pad_to_square(image: Tensor) -> Tensor:
     """An image, uint8 (3, h, w), in the middle of a square of CLIP's mean color, as LLaVA-1.5 was trained."""
     height, width = image.shape[1:]
     side = max(height, width)

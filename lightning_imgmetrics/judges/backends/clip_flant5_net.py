@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Message, Question
+from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Message, Question
 
 CONTEXT = 2048  # tokens of a conversation in training, each image counted as one
 _LAYER = -2  # of the tower, whose patches are what is projected
@@ -29,30 +29,31 @@ class ClipFlanT5(nn.Module):
         self.language, self.project, self.tower = language, project, tower
         self.tokenizer, self.image_processor = tokenizer, image_processor
 
-    def weigh(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
+    def probabilities(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
         """The probabilities of the answers that the questions name."""
         for q in questions:
             if q.scoring not in _SCORINGS:
                 raise UnknownName("scoring", q.scoring, _SCORINGS)
-        return self._chances(questions, self._inputs(questions, device), device) if questions else []
+        return self._forced_probabilities(questions, self._inputs(questions, device), device) if questions else []
 
-    def write(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
+    def generate(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
         """Generated texts; an answer that `max_tokens` cut off is none."""
-        drawn = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
-        draws = drawn if decoding.temperature else {"do_sample": False}
-        how = {"max_new_tokens": decoding.max_tokens, "repetition_penalty": decoding.repetition_penalty, **draws}
+        options: dict[str, Any] = {"do_sample": False}
+        if decoding.temperature:
+            options = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+        options |= {"max_new_tokens": decoding.max_tokens, "repetition_penalty": decoding.repetition_penalty}
         inputs = self._inputs(questions, device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if decoding.temperature:
                 torch.manual_seed(decoding.seed)
-            return [self._text(row, decoding) for row in self.language.generate(**inputs, **how)[:, 1:]]
+            return [self._text(row, decoding) for row in self.language.generate(**inputs, **options)[:, 1:]]
 
     def _text(self, row: Tensor, decoding: Decoding) -> Answer:
         if not (row == self.tokenizer.eos_token_id).any():
-            return Answer(problem=f"cut off after {decoding.max_tokens} tokens", given=True)
+            return Answer(problem=f"cut off after {decoding.max_tokens} tokens", answered=True)
         return Answer(self.tokenizer.decode(row, skip_special_tokens=True).strip())
 
-    def _chances(
+    def _forced_probabilities(
         self, questions: Sequence[Question], inputs: Mapping[str, Tensor], device: torch.device
     ) -> list[Answer]:
         """Of answers given to the decoder one token after another (teacher forcing)."""
@@ -60,18 +61,17 @@ class ClipFlanT5(nn.Module):
         labels = pad_sequence(tokens, batch_first=True).to(device)
         start = torch.full_like(labels[:, :1], self.language.config.decoder_start_token_id)
         logits = self.language(**inputs, decoder_input_ids=torch.cat([start, labels[:, :-1]], 1)).logits
-        chances = logits.double().log_softmax(2).gather(2, labels[:, :, None])[:, :, 0]
+        log_probabilities = logits.double().log_softmax(2).gather(2, labels[:, :, None])[:, :, 0]
         answers = []
-        for q, row, own in zip(questions, chances, tokens, strict=True):
+        for q, row, own in zip(questions, log_probabilities, tokens, strict=True):
             # The last token is the end of the answer: "mean" counts it, "product" does not.
-            own_chances = row[: len(own)] if q.scoring == "mean" else row[: len(own) - 1]
-            p = float((own_chances.mean() if q.scoring == "mean" else own_chances.sum()).exp())
+            p = float((row[: len(own)].mean() if q.scoring == "mean" else row[: len(own) - 1].sum()).exp())
             answers.append(Answer(probability=p) if p == p else Answer(problem="the model's logits are not finite"))
         return answers
 
-    def refusal(self, q: Question, decoding: Decoding) -> str:
-        """Why a question cannot be read: it is longer than the context."""
-        pieces = self._pieces(q)
+    def problem(self, question: Question, decoding: Decoding) -> str:
+        """Why a question does not fit the model: it is longer than the context; "" if it fits."""
+        pieces = self._pieces(question)
         n = sum(map(len, pieces)) + len(pieces) - 1
         return "" if n <= CONTEXT else f"the question has {n} tokens, and CLIP-FlanT5 reads {CONTEXT}"
 
@@ -81,31 +81,31 @@ class ClipFlanT5(nn.Module):
     def _inputs(self, questions: Sequence[Question], device: torch.device) -> dict[str, Tensor]:
         """Embedded conversations, the patches of an image between each two pieces of text."""
         embed = self.language.get_input_embeddings()
-        seen = iter(self._seen([image for q in questions for image in q.images], device))
+        patches = iter(self._patches([image for q in questions for image in q.images], device))
         rows = []
         for q in questions:
             first, *rest = (embed(torch.tensor(ids, device=device)) for ids in self._pieces(q))
-            rows.append(torch.cat([first, *(x for part in rest for x in (next(seen), part))]))
+            rows.append(torch.cat([first, *(x for part in rest for x in (next(patches), part))]))
         mask = pad_sequence([torch.ones(len(row), dtype=torch.long, device=device) for row in rows], batch_first=True)
         return {"inputs_embeds": pad_sequence(rows, batch_first=True), "attention_mask": mask}
 
-    def _seen(self, images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    def _patches(self, images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
         """Images, uint8 (3, s, s) -> (patches, d) each."""
         if not images:
             return []
-        ready = self.image_processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
-        pixels = ready["pixel_values"].to(device, self.tower.dtype)
+        inputs = self.image_processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
+        pixels = inputs["pixel_values"].to(device, self.tower.dtype)
         hidden = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states[_LAYER]
         return list(self.project(hidden[:, 1:]))  # without the class token
 
     def _ids(self, text: str) -> list[int]:
-        """Token ids with an end of their own; what looks like a special token in a text is read as letters."""
+        """Token ids, with an end; special tokens in the text are read as letters."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
 
 def texts_between(messages: Sequence[Message]) -> list[str]:
-    """The texts of a conversation before, between and after its images, worded as in training."""
+    """The texts of a conversation before, between and after its images, in the format of the training."""
     texts = [""]
     for message in messages:
         texts[-1] += _ROLES[message["role"]]
@@ -119,9 +119,9 @@ def texts_between(messages: Sequence[Message]) -> list[str]:
     return texts
 
 
-def projector(seen: int, d: int) -> nn.Module:
-    """From patches as CLIP sees them to what FlanT5 reads."""
-    return nn.Sequential(nn.Linear(seen, d), nn.GELU(), nn.Linear(d, d))
+def projector(width: int, d: int) -> nn.Module:
+    """From CLIP's patches (n, width) to FlanT5's embeddings (n, d)."""
+    return nn.Sequential(nn.Linear(width, d), nn.GELU(), nn.Linear(d, d))
 
 
 def clip_flant5_keys(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

@@ -10,17 +10,36 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question
 
 Read = Callable[[list[Tensor]], Sequence["str | None"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextReader(Judge):
-    """A function as a judge: uint8 images (3, h, w) -> the text in each, "" for none, None where it cannot be told.
+    """A function that reads the text in images, such as an OCR engine, as a judge for `TextRendering`.
 
-    It sees images alone and answers all questions alike. What it said is kept on disk under its `name`, with whatever
-    tells its version and settings from others; without one, nothing is.
+    It takes images alone, so it gives the same answer to every question about an image.
+
+    Args:
+        read: Uint8 images (3, h, w) -> a text for each: "" where there is none, None where reading failed.
+        name: Cached answers are found under it, so it should tell the engine, its version and its settings; without a
+            name, nothing is cached.
+        batch_size: Images of one call.
+        cache: Keep answers on disk (see `Judge`).
+
+    Raises:
+        ShapeError: When it is asked, if `read` returns another number of texts.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import TextReader, TextRendering
+        >>> engine = TextReader(lambda images: ["OPEN" for image in images])
+        >>> metric = TextRendering(['a door with the sign "OPEN"'], engine)
+        >>> metric.update(images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), prompts='a door with the sign "OPEN"')
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
     """
 
     read: Read = field(kw_only=False)

@@ -1,4 +1,4 @@
-"""Judges on a server that speaks OpenAI's chat completions: vLLM, SGLang, OpenAI and others."""
+"""Judges on a server with OpenAI's chat completions API: vLLM, SGLang, OpenAI and others."""
 
 from __future__ import annotations
 
@@ -11,24 +11,46 @@ from urllib.parse import urlsplit
 import torch
 
 from lightning_imgmetrics.errors import JudgeFailed, JudgeUnavailable, UnknownName
-from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question
+from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.chat import IMAGE_FORMATS, chat_messages
-from lightning_imgmetrics.judges.backends.client import Line, NoAnswer, line_to
+from lightning_imgmetrics.judges.backends.client import NoAnswer, ServerClient, client_of
+from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question
 
 _UNLISTED = 0.01  # the probability that unlisted tokens may share for one of them to count as 0
 
 
 @dataclass(frozen=True)
 class ServerJudge(Judge):
-    """A model on an OpenAI-compatible server; `url` is its base, as http://localhost:8000/v1.
+    """A model on an OpenAI-compatible server, asked over HTTP by several threads at a time.
 
-    `revision` is what the caller says is served: answers are remembered by it and by `model`, whatever the `url`, as a
-    resumed job has another one. Without it the host counts, too, and the port does not. `api_key`: or OPENAI_API_KEY. A
-    request may take `timeout` seconds and is tried `max_tries` times. `image_format`: "png", or "jpeg" at quality 95,
-    as UnifiedReward's client sends. `max_cost`: what replies to this process may cost by `price`, (input, output) per
-    million tokens; once it is spent, only what is under way is answered. Probabilities are read off the `top_logprobs`
-    likeliest tokens. What `Decoding` does not say is the server's choice: vLLM follows the checkpoint's habits unless
-    started with `--generation-config vllm`.
+    Probabilities are read from the log-probabilities of the first token, which the server must give. What `Decoding`
+    does not name is left to the server: vLLM follows the checkpoint's defaults unless it is started with
+    `--generation-config vllm`.
+
+    Args:
+        model: The name under which the server serves the model.
+        url: Base of the API, such as http://localhost:8000/v1.
+        revision: What the caller knows to be served. Answers are cached under it and `model`, whatever the `url`, as a
+            resumed job may find the server elsewhere; without it, under `model` and the host.
+        api_key: Default: the environment variable OPENAI_API_KEY.
+        concurrency: Requests at a time.
+        timeout: Seconds that a request may take.
+        max_tries: How often a request is sent before its question has no answer.
+        image_format: "png" is lossless; "jpeg", at quality 95, is what UnifiedReward's client sends.
+        top_logprobs: How many of the likeliest tokens the server lists.
+        max_cost: What the replies to this process may cost; once it is spent, only requests under way are answered.
+        price: (input, output) per million tokens, in the currency of `max_cost`.
+        cache: Keep answers on disk (see `Judge`).
+
+    Raises:
+        ValueError: An argument is out of its range, or `url` is no URL or holds a password.
+        UnknownName: `image_format` is neither "png" nor "jpeg".
+
+    Example:
+        >>> from lightning_imgmetrics import ServerJudge
+        >>> judge = ServerJudge("Qwen/Qwen3-VL-8B-Instruct", "http://localhost:8000/v1/", revision="main")
+        >>> judge.url, judge.signature()["weights"]
+        ('http://localhost:8000/v1', 'main')
     """
 
     model: str
@@ -69,9 +91,9 @@ class ServerJudge(Judge):
             )
 
     def identity(self) -> Mapping[str, object]:
-        how = {"image_format": self.image_format, "top_logprobs": self.top_logprobs}
-        served = {"revision": self.revision} if self.revision else {"host": urlsplit(self.url).hostname}
-        return {"server": self.model, **served, **how}
+        place = {"revision": self.revision} if self.revision else {"host": urlsplit(self.url).hostname}
+        request = {"image_format": self.image_format, "top_logprobs": self.top_logprobs}
+        return {"server": self.model, **place, **request}
 
     def signature(self) -> dict[str, str]:
         listed = {} if self.top_logprobs == 20 else {"top_logprobs": str(self.top_logprobs)}
@@ -79,90 +101,90 @@ class ServerJudge(Judge):
         return {"network": self.model, "weights": weights, "images": self.image_format, **listed}
 
     def usage(self) -> dict[str, float]:
-        """What this process had of the model: replies (`requests`; `uncounted`: those without a count of tokens), their
-        `input_tokens` and `output_tokens`, and with `price`, their `cost`."""
-        return self._usage(line_to(self.url, self.model, self.api_key))
+        """What this process used: `requests` that were answered, `uncounted` ones among them (without a count of
+        tokens), `input_tokens`, `output_tokens`, and with `price`, the `cost`."""
+        return self._usage(client_of(self.url, self.model, self.api_key))
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
-        line = line_to(self.url, self.model, self.api_key)
+        client = client_of(self.url, self.model, self.api_key)
         answers = []
         for question in questions:
             try:
-                answers.append(self._answered(line, question, decoding))
+                answers.append(self._answer(client, question, decoding))
             except NoAnswer as error:
-                answers.append(Answer(problem=str(error), given=error.given))
+                answers.append(Answer(problem=str(error), answered=error.answered))
         return answers
 
-    def _answered(self, line: Line, question: Question, decoding: Decoding) -> Answer:
+    def _answer(self, client: ServerClient, question: Question, decoding: Decoding) -> Answer:
         if question.answer is not None and question.scoring != "product":
             raise UnknownName("scoring", question.scoring, ("product",))
-        self._check_budget(line)
+        self._check_budget(client)
         max_tokens = decoding.max_tokens if question.answer is None else 1
         request = self._request(question, decoding)
         try:
-            choice = line.post(request, max_tokens, tries=self.max_tries, timeout=self.timeout)
+            choice = client.post(request, max_tokens, tries=self.max_tries, timeout=self.timeout)
         except NoAnswer as error:
-            if question.answer is not None and "logprobs" in str(error):  # the parameters that it does not take
+            if question.answer is not None and "logprobs" in str(error):  # it does not know the parameter
                 raise NoAnswer(f"the server gives no logprobs: {error}") from None
             raise
-        return _text(choice, max_tokens) if question.answer is None else _chance(choice, question.answer)
+        return _text(choice, max_tokens) if question.answer is None else _probability(choice, question.answer)
 
     def _request(self, question: Question, decoding: Decoding) -> dict[str, Any]:
-        how: dict[str, Any] = {"model": self.model, "temperature": 0.0}
+        options: dict[str, Any] = {"model": self.model, "temperature": 0.0}
         extra: dict[str, Any] = {}
         if question.answer is not None:
-            how |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+            options |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         elif decoding.temperature:
-            how |= {"temperature": decoding.temperature, "top_p": 1.0, "seed": decoding.seed}
+            options |= {"temperature": decoding.temperature, "top_p": 1.0, "seed": decoding.seed}
         if question.answer is None and decoding.repetition_penalty != 1:
             extra["repetition_penalty"] = decoding.repetition_penalty
         if decoding.thinking is not None:
             extra["chat_template_kwargs"] = {"enable_thinking": decoding.thinking}
-        return {**how, "messages": chat_messages(question, self.image_format), "extra_body": extra or None}
+        return {**options, "messages": chat_messages(question, self.image_format), "extra_body": extra or None}
 
-    def _check_budget(self, line: Line) -> None:
+    def _check_budget(self, client: ServerClient) -> None:
         if self.max_cost is None:
             return
-        used = self._usage(line)
-        if used["uncounted"]:
+        usage = self._usage(client)
+        if usage["uncounted"]:
             raise JudgeFailed(f"`max_cost` cannot be kept: the server at {self.url} does not count tokens")
-        if used["cost"] >= self.max_cost:
-            raise JudgeUnavailable(f"`max_cost` of {self.max_cost:g} is spent, on {used['requests']} requests")
+        if usage["cost"] >= self.max_cost:
+            raise JudgeUnavailable(f"`max_cost` of {self.max_cost:g} is spent, on {usage['requests']} requests")
 
-    def _usage(self, line: Line) -> dict[str, float]:
-        used = dict[str, float](line.used())
+    def _usage(self, client: ServerClient) -> dict[str, float]:
+        usage = dict[str, float](client.usage())
         if self.price is not None:
-            used["cost"] = (used["input_tokens"] * self.price[0] + used["output_tokens"] * self.price[1]) / 1e6
-        return used
+            usage["cost"] = (usage["input_tokens"] * self.price[0] + usage["output_tokens"] * self.price[1]) / 1e6
+        return usage
 
 
-def _spoken(choice: Mapping[str, Any]) -> str:
-    """What the model says, after any thinking; NoAnswer where it declines to."""
+def _final_text(choice: Mapping[str, Any]) -> str:
+    """The text of the answer, without reasoning; NoAnswer where the model or its filter refuses."""
     message = choice["message"]
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        raise NoAnswer(f"refused: {str(message.get('refusal') or 'by the content filter')[:300]}", given=True)
+        raise NoAnswer(f"refused: {str(message.get('refusal') or 'by the content filter')[:300]}", answered=True)
     content = message.get("content") or ""
     if not isinstance(content, str):
-        raise NoAnswer(f"the answer is no text: {str(content)[:300]}", given=True)
+        raise NoAnswer(f"the answer is no text: {str(content)[:300]}", answered=True)
     return content.strip()
 
 
 def _text(choice: Mapping[str, Any], max_tokens: int) -> Answer:
-    text = _spoken(choice)
+    text = _final_text(choice)
     if choice.get("finish_reason") == "length":
-        raise NoAnswer(f"cut off after {max_tokens} tokens", given=True)
+        raise NoAnswer(f"cut off after {max_tokens} tokens", answered=True)
     if not text:
-        raise NoAnswer("empty answer", given=True)
+        raise NoAnswer("empty answer", answered=True)
     return Answer(text)
 
 
-def _chance(choice: Mapping[str, Any], answer: str) -> Answer:
+def _probability(choice: Mapping[str, Any], answer: str) -> Answer:
     """The probability of the first tokens that read exactly `answer`: " Yes" is another.
 
     Where none is listed, it is 0 if all that is not listed comes to less than 0.01 together with the tokens that
     `answer` might begin with; otherwise there is none.
     """
-    text = _spoken(choice)
+    text = _final_text(choice)
     try:
         first = choice["logprobs"]["content"][0]
         token = str(first["token"])
@@ -172,17 +194,17 @@ def _chance(choice: Mapping[str, Any], answer: str) -> Answer:
     if not listed or not 0 <= sum(p for _, p in listed) <= 1.01:
         raise NoAnswer("the server's logprobs are no probabilities")
     if _thinks(choice["message"]) or token.startswith("<think"):
-        raise NoAnswer("the model thinks before it answers, unless `thinking=False` keeps it from that", given=True)
-    chances = [p for t, p in listed if t == answer]
-    if chances:
-        return Answer(probability=min(sum(chances), 1.0))
+        raise NoAnswer("the model thinks before it answers, unless `thinking=False` keeps it from that", answered=True)
+    matches = [p for t, p in listed if t == answer]
+    if matches:
+        return Answer(probability=min(sum(matches), 1.0))
     if token.strip() != text:  # tokens may be written in another way than texts: nothing says that `answer` is absent
-        raise NoAnswer(f"the server says {text!r} where its first token is {token!r}", given=True)
-    beginnings = sum(p for t, p in listed if answer.startswith(t))
-    rest = max(1 - sum(p for _, p in listed), 0.0) + beginnings
+        raise NoAnswer(f"the server says {text!r} where its first token is {token!r}", answered=True)
+    prefixes = sum(p for t, p in listed if answer.startswith(t))
+    rest = max(1 - sum(p for _, p in listed), 0.0) + prefixes
     if rest >= _UNLISTED:
-        told = f"{answer!r} is not among the {len(listed)} likeliest tokens, which leave it up to {rest:.2g}"
-        raise NoAnswer(told, given=True)
+        problem = f"{answer!r} is not among the {len(listed)} likeliest tokens, which leave it up to {rest:.2g}"
+        raise NoAnswer(problem, answered=True)
     return Answer(probability=0.0)
 
 

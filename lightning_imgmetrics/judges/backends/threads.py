@@ -1,4 +1,4 @@
-"""Work that waits for others, on several threads."""
+"""Work that mostly waits, such as requests, on several threads."""
 
 from __future__ import annotations
 

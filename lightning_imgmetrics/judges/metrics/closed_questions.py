@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from lightning_imgmetrics.errors import ValueRangeError
-from lightning_imgmetrics.judges.backends.base import IMAGE, Question, turn
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.queries import Ask
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, fenced
 from lightning_imgmetrics.judges.parsing.decisions import choice_of, literal_choice, yes_no

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
-from lightning_imgmetrics.judges.backends.base import Decoding, Judge
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.calibration.record import Calibration
 from lightning_imgmetrics.judges.metrics.queries import (

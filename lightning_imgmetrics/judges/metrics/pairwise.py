@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.functional.intervals import win_interval
-from lightning_imgmetrics.judges.backends.base import IMAGE, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.position_bias import ORDER_FIGURES, PLACES, both_orders, in_orders
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.judges.backends.base import IMAGE, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Sample
 from lightning_imgmetrics.models.prompt_templates.templates import Template, TemplateCard, find_template

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics.judges.backends.base import Answer, Decoding, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question, turn
 
 _LONGEST_TOLD = 2000  # characters of an answer in a record
 
@@ -83,7 +84,7 @@ def read_answers(
         again = {}
         for (i, question), answer in zip(questions.items(), answers, strict=True):
             value, problem = _read(asks[i], answer)
-            before, given = readings[i], answer.given or not answer.problem
+            before, given = readings[i], answer.answered or not answer.problem
             unread = before.unread + (given and value is None)
             said = _said(asks[i], answer)
             readings[i] = ReadAnswer(value, before.given + given, unread, problem, said, before.tries + 1)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict

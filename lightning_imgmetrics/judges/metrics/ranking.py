@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.functional.agreement import kendall
-from lightning_imgmetrics.judges.backends.base import IMAGE, Judge, Message, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Message, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.pairwise import checked_criterion
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict

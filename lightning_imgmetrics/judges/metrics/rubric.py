@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from lightning_imgmetrics.judges.backends.base import IMAGE, Judge, Message, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Message, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, prompt_part, wording_digest

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.judges.backends.base import Decoding, Judge
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.position_bias import PLACES, both_orders, checked_orders, in_orders
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.judges.backends.base import Decoding, Judge
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict

@@ -12,8 +12,9 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images, as_images
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Judge, Question, turn
-from lightning_imgmetrics.judges.backends.clip_flant5 import CLIP_FLANT5, squared
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.clip_flant5 import CLIP_FLANT5, pad_to_square
+from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
@@ -142,7 +143,7 @@ class VQAScore(JudgeMetric):
         if self.opening is None:
             return [Ask(Question((sample.image,), (asked,), self.answer, self.scoring), float)]
         messages = turn(self.opening.text, role="system"), asked
-        return [Ask(Question((squared(sample.image),), messages, self.answer, self.scoring), float)]
+        return [Ask(Question((pad_to_square(sample.image),), messages, self.answer, self.scoring), float)]
 
     def conclude(self, sample: Sample, readings: Sequence[Any]) -> Verdict:
         return Verdict(readings[0])

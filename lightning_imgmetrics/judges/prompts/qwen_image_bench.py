@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_imgmetrics.judges.prompts import fenced
-from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard
+from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard, quoted_slot
 
 _SOURCE = (
     "https://raw.githubusercontent.com/modelscope/DiffSynth-Studio/fed7b18fac2ed4cb802796eec91970e7659bccde"
@@ -155,7 +154,7 @@ QWEN_HEADER = _card(
     "USER_PROMPT_HEADER",
     "23ed9ba4daff2fcdb109921aafa2fe50565f45da36082e29d838e0ee6e630c4d",
     69,
-    f"# Text\n{fenced('prompt', 'The text that was to be drawn')}\n# Picture\n",
+    f"# Text\n{quoted_slot('prompt', 'The text that was to be drawn')}\n# Picture\n",
     "prompt",
 )
 

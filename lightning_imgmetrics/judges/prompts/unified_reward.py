@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from lightning_imgmetrics.judges.prompts import fenced
-from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard
+from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard, quoted_slot
 
 _COMMIT = "ff6f520247a2d36e2aff7b2ba53a935afd437f66"
 _REPOSITORY = f"https://raw.githubusercontent.com/CodeGoat24/UnifiedReward/{_COMMIT}"
 _IMAGES = f"{_REPOSITORY}/inference_qwen/UnifiedReward-2.0-inference"
 _EDITS = f"{_REPOSITORY}/UnifiedReward-Edit"
-_CAPTION = fenced("prompt", "The text that was to be drawn")
-_INSTRUCTION = fenced("instruction", "What the editor was told to do")
+_CAPTION = quoted_slot("prompt", "The text that was to be drawn")
+_INSTRUCTION = quoted_slot("instruction", "What the editor was told to do")
 
 _AXES = """- Alignment: is what the text asks for in the picture, and nothing against it?
 - Coherence: does the picture hold together, without glitches, twisted bodies or objects that could not be?

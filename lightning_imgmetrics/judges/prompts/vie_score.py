@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_imgmetrics.judges.prompts import fenced
-from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard
+from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard, quoted_slot
 
 _SOURCE = (
     "https://raw.githubusercontent.com/TIGER-AI-Lab/VIEScore/2cbea4e8ce5721425a8772590ecdbe7d2edd1721"
@@ -24,8 +23,8 @@ _FOLLOWS = "following the text: 0 where the generated picture shows nothing of i
 _ALIKE = "likeness: 0 where the subject looks nothing like the one of {0}, 10 where it is the very same"
 _DONE = "success: 0 where nothing of what was told has been done, 10 where all of it has, just as told"
 _SPARING = "restraint: 0 where little is left of the picture before the edit, 10 where no more has changed than had to"
-_PROMPT = fenced("prompt", "The text that was to be drawn")
-_INSTRUCTION = fenced("instruction", "What the editor was told to do")
+_PROMPT = quoted_slot("prompt", "The text that was to be drawn")
+_INSTRUCTION = quoted_slot("instruction", "What the editor was told to do")
 _BEFORE_AFTER = """You see two pictures: one before an edit, then the same after it. Where both look alike, the edit has
 failed."""
 
@@ -105,7 +104,7 @@ VIESCORE_SC = {
             "You see three pictures: one before an edit, one of a subject, and the first again after an edit that was"
             " to put this subject into it.",
             (_ALIKE.format("the second picture"), _SPARING),
-            fenced("subject", "The name of the subject"),
+            quoted_slot("subject", "The name of the subject"),
         ),
     ),
     "msdig": _consistency(

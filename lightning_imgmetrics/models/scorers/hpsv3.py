@@ -19,9 +19,8 @@ from lightning_imgmetrics.models.base.extractor import Extractor, Features, Pixe
 from lightning_imgmetrics.models.base.network import FileNetwork, filled, in_parts
 from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors
+from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import (
-    HPSV3_INSTRUCTION,
-    HPSV3_SUFFIX,
     Template,
     find_template,
 )

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lightning_imgmetrics.data.records import Row
 from lightning_imgmetrics.errors import UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import IMAGE, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.ocr import Read, TextReader
+from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, wording_digest
 from lightning_imgmetrics.judges.parsing.answers import json_in

@@ -12,7 +12,8 @@ import torch
 
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.errors import JudgeFailed
-from lightning_imgmetrics.judges.backends.base import Decoding, Judge, Question, turn
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.metrics.closed_questions import choice_ask, short_ask
 from lightning_imgmetrics.judges.metrics.queries import Ask, read_answers

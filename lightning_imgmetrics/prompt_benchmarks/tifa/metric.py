@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.errors import UnknownName, UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import Decoding, Judge
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.judges.metrics.closed_questions import choice_ask, short_ask
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import wording_digest

@@ -31,9 +31,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_imgmetrics.errors import JudgeFailed, JudgeUnavailable, UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Judge, Question, turn
-from lightning_imgmetrics.judges.backends.chat import defused
-from lightning_imgmetrics.judges.backends.client import line_to
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.chat import escape_special_tokens
+from lightning_imgmetrics.judges.backends.client import client_of
+from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.backends.server import ServerJudge
 from lightning_imgmetrics.judges.backends.threads import in_threads
@@ -145,8 +146,8 @@ FRAGMENTS += ["<start_of_turn>", "<IMG_CONTEXT>", ">", "|"]
 
 @given(st.lists(st.sampled_from(FRAGMENTS)).map("".join))
 def test_special_tokens_are_broken_and_nothing_else_changes(text: str) -> None:
-    once = defused(text)
-    assert defused(once) == once
+    once = escape_special_tokens(text)
+    assert escape_special_tokens(once) == once
     assert once.replace(" ", "") == text.replace(" ", "")
 
 
@@ -177,7 +178,7 @@ def test_special_tokens_are_sent_as_letters() -> None:
     ],
 )
 def test_what_is_no_answer_is_a_problem(said: Said, problem: str) -> None:
-    assert one(said) == Answer(problem=problem, given=said.status == 200)
+    assert one(said) == Answer(problem=problem, answered=said.status == 200)
 
 
 def test_thoughts_are_no_answer() -> None:
@@ -324,7 +325,7 @@ def test_nobody_listens() -> None:
 
 def test_an_empty_account_ends_the_asking() -> None:
     said = Said("you exceeded your quota", status=429, code="insufficient_quota")
-    assert one(said, max_tries=1).problem.endswith("wants to be paid: HTTP 429: you exceeded your quota")
+    assert one(said, max_tries=1).problem.endswith("reports insufficient quota: HTTP 429: you exceeded your quota")
 
 
 def test_a_wrong_key_is_told_at_once_and_told_to_nobody(tmp_path: Path) -> None:
@@ -497,10 +498,10 @@ def test_answers_hang_on_the_model_and_not_on_the_port() -> None:
 
 
 def test_a_fork_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = line_to("http://127.0.0.1:9/v1", "m", None)
-    assert line_to("http://127.0.0.1:9/v1", "m", None) is line
+    client = client_of("http://127.0.0.1:9/v1", "m", None)
+    assert client_of("http://127.0.0.1:9/v1", "m", None) is client
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert line_to("http://127.0.0.1:9/v1", "m", None) is not line
+    assert client_of("http://127.0.0.1:9/v1", "m", None) is not client
 
 
 def test_as_judge_reads_a_model_at_a_url() -> None:

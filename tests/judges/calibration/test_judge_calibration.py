@@ -19,7 +19,7 @@ from torch import Tensor
 from lightning_imgmetrics.data.ratings import Rating, read_ratings
 from lightning_imgmetrics.errors import IncompatibleStates, NotEnoughSamples, ShapeError, UnknownName, ValueRangeError
 from lightning_imgmetrics.functional.agreement import krippendorff_alpha
-from lightning_imgmetrics.judges.backends.base import Question
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.judges.calibration.judge_calibration import JudgeCalibration
 from lightning_imgmetrics.judges.calibration.record import Calibration
 from lightning_imgmetrics.judges.metrics.rubric import RubricJudge

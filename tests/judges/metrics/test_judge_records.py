@@ -12,7 +12,7 @@ from conftest import random_images
 from helpers.judge_cases import JUDGED, dpg_questions, given, make, picked, tifa_questions
 from helpers.judges import Grade, ScriptedJudge
 
-from lightning_imgmetrics.judges.backends.base import Decoding
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.judges.calibration.judge_calibration import JudgeCalibration
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.rubric import RubricJudge

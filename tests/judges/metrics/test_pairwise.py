@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from lightning_imgmetrics import MetricSuite, WinRate
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError
 from lightning_imgmetrics.functional.intervals import win_interval
-from lightning_imgmetrics.judges.backends.base import Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Decoding, Question
 from lightning_imgmetrics.judges.metrics.pairwise import PairwiseJudge
 
 N = 12

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_imgmetrics.errors import JudgeFailed, NotEnoughSamples, UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question
 from lightning_imgmetrics.judges.metrics.qwen_image_bench import QwenImageBench
 from lightning_imgmetrics.judges.metrics.qwen_scores import dimensions_of
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import (

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError
-from lightning_imgmetrics.judges.backends.base import Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Decoding, Question
 from lightning_imgmetrics.judges.metrics.ranking import RankingJudge, shuffled
 
 N, K = 10, 3

@@ -27,8 +27,8 @@ from lightning_imgmetrics import (
     VIEScore,
 )
 from lightning_imgmetrics.errors import JudgeFailed
-from lightning_imgmetrics.judges.backends.base import Decoding
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Decoding
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion, TifaQuestion
 
@@ -92,7 +92,7 @@ PAIRS = [
     pytest.param(key, family, marks=() if key in ALL_FAMILIES or family == FIRST[key] else pytest.mark.slow)
     for key, (_, others, _, _) in CASES.items()
     for family in FAMILIES
-    if not (family == "t5" and others)  # InstructBLIP is shown one image
+    if not (family == "t5" and others)  # InstructBLIP takes one image
 ]
 
 
@@ -124,7 +124,7 @@ def test_what_a_network_writes_becomes_the_score(key: str, family: str, tmp_path
 def test_a_judge_of_single_images_says_so(tmp_path: Path) -> None:
     make, others, answer, _ = CASES["pairwise_judge"]
     judge = LocalJudge(instructblip(tmp_path / "judge", answer), dtype="float32", cache=False)
-    with pytest.raises(JudgeFailed, match="a judge of type 'instructblip' is shown one image, the question has 2"):
+    with pytest.raises(JudgeFailed, match="a judge of type 'instructblip' takes one image, the question has 2"):
         measured(make, others, judge, tmp_path).compute()
 
 

@@ -21,8 +21,8 @@ from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.cli.evaluate import Outcome, report_of
 from lightning_imgmetrics.cli.output import write_records
 from lightning_imgmetrics.errors import JudgeFailed, MissingExtra, UnknownName, UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Decoding, Question
 from lightning_imgmetrics.judges.metrics.quoting import fenced
 from lightning_imgmetrics.judges.metrics.rubric import RubricJudge
 from lightning_imgmetrics.judges.metrics.rubric_file import SHIPPED, Criterion, Rubric, read_rubric

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName
 from lightning_imgmetrics.functional.intervals import win_interval
-from lightning_imgmetrics.judges.backends.base import IMAGE, Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
 from lightning_imgmetrics.judges.metrics.unified_reward import UnifiedReward
 from lightning_imgmetrics.judges.metrics.unified_reward_edit import UnifiedRewardEdit

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_imgmetrics import MetricSuite, PerPrompt, score
 from lightning_imgmetrics.cli.evaluate import report_of
 from lightning_imgmetrics.errors import JudgeUnavailable
-from lightning_imgmetrics.judges.backends.base import Answer, Question
+from lightning_imgmetrics.judges.backends.question import Answer, Question
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.metrics.ranking import RankingJudge
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GenAiPrompts
@@ -221,7 +221,7 @@ def test_ids_beyond_those_of_questions_feed_nothing() -> None:
 
 def failing(problem: str, given: bool) -> Callable[[Question], Any]:
     """A number for the even prompts, a problem for the others."""
-    return lambda q: "3" if texts_of(q).endswith("0") else Answer(problem=problem, given=given)
+    return lambda q: "3" if texts_of(q).endswith("0") else Answer(problem=problem, answered=given)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName
-from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question
 from lightning_imgmetrics.judges.metrics.vie_score import VIEScore
 from lightning_imgmetrics.judges.prompts.vie_score import VIESCORE_PQ, VIESCORE_SC
 

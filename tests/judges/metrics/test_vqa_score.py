@@ -31,9 +31,10 @@ from transformers import (
 
 from lightning_imgmetrics import METRICS, MetricSuite, score
 from lightning_imgmetrics.errors import JudgeFailed, MissingWeights, ShapeError, UnknownName, WeightsMismatch
-from lightning_imgmetrics.judges.backends.base import IMAGE, Answer, Decoding, Judge, Question, turn
-from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge, squared
+from lightning_imgmetrics.judges.backends.base import Judge
+from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge, pad_to_square
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.metrics.queries import Sample
 from lightning_imgmetrics.judges.metrics.vqa_score import VQAScore
@@ -352,7 +353,7 @@ class TestWords:
         image = images()[0]
         (ask,) = VQAScore(judge_of(folders, "llava")).asks(Sample(image, "a cat"))
         assert [m["role"] for m in ask.question.messages] == ["system", "user"]
-        assert torch.equal(ask.question.images[0], squared(image))
+        assert torch.equal(ask.question.images[0], pad_to_square(image))
         assert ask.question.scoring == "mean"
         (ask,) = VQAScore(judge_of(folders, "llava"), variant="plain").asks(Sample(image, "a cat"))
         assert [m["role"] for m in ask.question.messages] == ["user"]
@@ -362,7 +363,7 @@ class TestWords:
     @pytest.mark.parametrize("size", [(3, 5), (5, 3), (4, 4), (1, 6)])
     def test_squares_are_padded_with_the_mean_color(self, size: tuple[int, int]) -> None:
         image = random_images(1, size)[0]
-        assert torch.equal(squared(image), torch.from_numpy(np.array(in_a_square(image))).permute(2, 0, 1))
+        assert torch.equal(pad_to_square(image), torch.from_numpy(np.array(in_a_square(image))).permute(2, 0, 1))
 
     def test_the_opening_is_the_published_text(self, tmp_path: Path) -> None:
         """Found and verified in a copy of the source; nothing else passes for it."""

@@ -30,12 +30,11 @@ from lightning_imgmetrics.judges.prompts.unified_reward import (
 )
 from lightning_imgmetrics.judges.prompts.vie_score import VIESCORE_PQ, VIESCORE_SC
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
-from lightning_imgmetrics.models.prompt_templates.quoting import inert
+from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import (
-    HPSV3_INSTRUCTION,
-    HPSV3_SUFFIX,
     Template,
     TemplateCard,
+    escape_tags,
     find_template,
 )
 from lightning_imgmetrics.prompt_benchmarks.tifa.generated import ELEMENT_TYPES, parse_generated
@@ -201,7 +200,7 @@ def test_any_text_is_filled_literally(prompt: str, card: TemplateCard) -> None:
     filled = Template(card.generic, "generic", card.slots).fill(**dict.fromkeys(card.slots, prompt))
     fence = next((slot for slot in card.slots if f"</{slot}>" in card.generic), None)
     parts = re.split("|".join(rf"\{{{slot}\}}" for slot in card.slots), card.generic)
-    assert filled == (prompt if fence is None else inert(prompt, fence)).join(parts)
+    assert filled == (prompt if fence is None else escape_tags(prompt, fence)).join(parts)
 
 
 @pytest.mark.parametrize("card", WITH_TEXTS, ids=lambda card: card.name)

@@ -42,7 +42,8 @@ from lightning_imgmetrics.errors import (
     WeightsMismatch,
 )
 from lightning_imgmetrics.models.base.network import NETWORKS
-from lightning_imgmetrics.models.prompt_templates.templates import HPSV3_INSTRUCTION, HPSV3_SUFFIX, TemplateCard
+from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
+from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard
 from lightning_imgmetrics.models.scorers import hpsv3
 from lightning_imgmetrics.models.scorers.hpsv3 import HPSv3Extractor
 from lightning_imgmetrics.models.scorers.hpsv3_net import hpsv3_keys, mrope

@@ -23,7 +23,7 @@ from lightning_imgmetrics.errors import (
     UnknownName,
     ValueRangeError,
 )
-from lightning_imgmetrics.judges.backends.base import Question
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.judges.parsing.decisions import literal_choice
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import GEDIT_GROUPS, group_means
 from lightning_imgmetrics.prompt_benchmarks.base.prompt_files import GEditItem, GenAiPrompts

@@ -14,9 +14,9 @@ from helpers.judges import ScriptedJudge, qwen2_vl, texts_of
 from torch import Tensor
 
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnreadableQuestions
-from lightning_imgmetrics.judges.backends.base import Question
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.ocr import TextReader
+from lightning_imgmetrics.judges.backends.question import Question
 from lightning_imgmetrics.prompt_benchmarks.base.group_scores import group_means
 from lightning_imgmetrics.prompt_benchmarks.text_rendering.metric import TextRendering, text_in
 from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import TextTarget

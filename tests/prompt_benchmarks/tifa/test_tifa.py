@@ -29,9 +29,9 @@ from lightning_imgmetrics.errors import (
     UnreadableQuestions,
     WeightsMismatch,
 )
-from lightning_imgmetrics.judges.backends.base import Decoding, Question
 from lightning_imgmetrics.judges.backends.chat import chat_messages
 from lightning_imgmetrics.judges.backends.local import LocalJudge
+from lightning_imgmetrics.judges.backends.question import Decoding, Question
 from lightning_imgmetrics.judges.metrics.closed_questions import chosen
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import TifaQuestion, read_tifa
 from lightning_imgmetrics.prompt_benchmarks.base.question_scores import closest_choice
