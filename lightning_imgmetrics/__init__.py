@@ -85,7 +85,8 @@ _HOMES = {
     "result": ("Result", "Signature"),
     "callback.monitor": ("ImageMetricsCallback",),
     "callback.schedule": ("Every",),
-    "callback.sampler": ("EditedImages", "ImageSampler", "PairedImages", "PairedSampler", "noise"),
+    "callback.sampler": ("EditedImages", "ImageSampler", "PairedImages", "PairedSampler"),
+    "callback.sampling": ("noise",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -189,7 +190,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from lightning_imgmetrics.callback.monitor import ImageMetricsCallback
-    from lightning_imgmetrics.callback.sampler import EditedImages, ImageSampler, PairedImages, PairedSampler, noise
+    from lightning_imgmetrics.callback.sampler import EditedImages, ImageSampler, PairedImages, PairedSampler
+    from lightning_imgmetrics.callback.sampling import noise
     from lightning_imgmetrics.callback.schedule import Every
     from lightning_imgmetrics.judges.backends.base import Judge
     from lightning_imgmetrics.judges.backends.clip_flant5 import ClipFlanT5Judge

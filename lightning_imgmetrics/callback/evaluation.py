@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_imgmetrics._distributed import DAY, rendezvous
+from lightning_imgmetrics._distributed import DAY, rendezvous, world
 from lightning_imgmetrics._images import check_value_range
 from lightning_imgmetrics.callback.panel import Panel, gather_panel
 from lightning_imgmetrics.callback.progress import sampling_bar
@@ -86,6 +86,7 @@ class Evaluator:
         `hook` of `callback` is running. `num_samples`: default those of the source.
         """
         rendezvous("an evaluation of ImageMetricsCallback")
+        rank, size = world()
         clock, num_samples = Clock(module.device), num_samples or self.source.num_samples
         with (
             evaluation_mode(module, self.gradients),
@@ -93,12 +94,15 @@ class Evaluator:
         ):
             self.suite.to(module.device)
             with _ends_together("the end of sampling"):
-                self.reference.measure(self.suite, trainer)
+                if not self.reference.measured:
+                    self.reference.measure(self.suite, trainer, rank, size)
                 self.suite.reset_generated()
-                images = self._feed(trainer, module, clock, num_samples, metrics)
+                passes = self.source.passes(num_samples, rank, size)
+                images = self._feed(trainer, module, clock, passes, metrics)
             with clock.phase("compute"):
                 results = self._results(trainer.global_step, metrics, weights)
-            panel = gather_panel(images, self.suite.scores(), self.source.prompts, self.suite.rationales())
+            scores, rationales = self.suite.scores(), self.suite.rationales()
+            panel = gather_panel(images, scores, self.source.prompts, rationales, rank, size)
         step, epoch = trainer.global_step, trainer.current_epoch
         return Evaluation(step, epoch, num_samples, weights, metrics, results, clock.seconds, panel)
 
@@ -107,12 +111,12 @@ class Evaluator:
         trainer: Trainer,
         module: LightningModule,
         clock: Clock,
-        num_samples: int,
+        passes: Sequence[range],
         metrics: Collection[str],
     ) -> list[tuple[int, Tensor]]:
-        """Feed `metrics` with this rank's share of the samples; returns (id, image) of those for the panel."""
-        passes = self.source.passes(num_samples)
+        """Feed `metrics` with the samples of each pass; returns (id, image) of those for the panel."""
         panel: list[tuple[int, Tensor]] = []
+        clamped = 0
         with sampling_bar(trainer, len(passes), f"Sampling {self.title}/", self.progress) as advance:
             for ids in passes:
                 with clock.phase("sampling"), trainer.precision_plugin.val_step_context():
@@ -121,10 +125,9 @@ class Evaluator:
                 if not ids:  # a pass that only other ranks needed
                     continue
                 with clock.phase("networks"):
-                    self.suite.count_clamped(samples.clamped)
                     self.suite.update_checked(
                         samples.images,
-                        prompts=self.source.texts(ids),
+                        prompts=samples.prompts,
                         target=samples.target,
                         source=samples.source,
                         ids=ids,
@@ -132,6 +135,8 @@ class Evaluator:
                     )
                     images = (image for batch in samples.images for image in batch)
                     panel += [(i, image.cpu()) for i, image in zip(ids, images, strict=True) if i < self.panel_size]
+                clamped += samples.clamped
+        self.suite.count_clamped(clamped)
         return panel
 
     def _results(self, step: int, metrics: Collection[str], weights: str) -> dict[str, Result]:

@@ -28,8 +28,9 @@ class EvaluationLog:
     of one trainer do not overwrite each other's.
     """
 
-    def __init__(self, prefix: str, folder: str | None):
-        self.prefix, self.folder = prefix, folder
+    def __init__(self, suite: MetricSuite, prefix: str, folder: str | None, progress: bool):
+        self.prefix, self.folder, self.progress = prefix, folder, progress
+        self.details = {name: tuple(m.logged_details) for name, m in suite.named().items()}
         self.housekeeping = "imgmetrics" if prefix == _DEFAULT_PREFIX else f"imgmetrics/{prefix}"
         self._writers: Sequence[Writer] | None = None
 
@@ -37,9 +38,7 @@ class EvaluationLog:
         """Note that a trainer begins, which has loggers of its own."""
         self._writers = None
 
-    def write(
-        self, trainer: Trainer, suite: MetricSuite, evaluation: Evaluation, alerts: Mapping[str, str] | None
-    ) -> None:
+    def write(self, trainer: Trainer, evaluation: Evaluation, alerts: Mapping[str, str] | None) -> None:
         """Write an evaluation on rank 0; `alerts`: of reward hacking, None where there is no reward."""
         if self._writers is None:
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "imgmetrics"  # a broadcast: on every rank
@@ -48,38 +47,31 @@ class EvaluationLog:
         results = {f"{self.prefix}/{name}": result for name, result in evaluation.results.items()}
         if trainer.state.fn != "validate":  # which sends the logged values to the loggers itself
             scalars |= {key: result.value for key, result in results.items()}
-        scalars |= self._details(suite, evaluation)
+        scalars |= self._details(evaluation)
         scalars["epoch"] = float(trainer.current_epoch)
         entry = Entry(evaluation.step, scalars, results, evaluation.panel, f"{self.prefix}/samples")
         for writer in self._writers:
             writer.write(entry)
 
-    def _details(self, suite: MetricSuite, evaluation: Evaluation) -> dict[str, float]:
+    def _details(self, evaluation: Evaluation) -> dict[str, float]:
         """What metrics log beside their value: counts among the housekeeping figures, the rest beside the value."""
-        metrics, details = suite.named(), {}
+        details = {}
         for name, result in evaluation.results.items():
-            for detail in metrics[name].logged_details:
+            for detail in self.details[name]:
                 if detail in result.details:
                     place = self.housekeeping if detail.startswith("n_") else self.prefix
                     details[f"{place}/{name}_{detail}"] = result.details[detail]
         return details
 
     def log_last_values(
-        self,
-        module: LightningModule,
-        names: Sequence[str],
-        history: Sequence[Mapping[str, Any]],
-        *,
-        by_step: bool,
-        logger: bool,
-        progress: bool,
+        self, module: LightningModule, history: Sequence[Mapping[str, Any]], *, by_step: bool, logger: bool
     ) -> None:
         """The newest value of each metric as a logged metric of this hook, so that monitors find it at every one.
 
         NaN where a judge has failed ever since, so that a monitored key is there. `logger`: also for the loggers, as
         `trainer.validate` does; in a fit the writers have sent the value to them.
         """
-        values = dict.fromkeys(names, math.nan)
+        values = dict.fromkeys(self.details, math.nan)
         for record in history:
             values |= record["values"]
         dtype = torch.float32 if module.device.type == "mps" else torch.float64
@@ -90,7 +82,7 @@ class EvaluationLog:
                     f"{self.prefix}/{name}",
                     torch.tensor(value, dtype=dtype, device=module.device),
                     logger=logger,
-                    prog_bar=progress,
+                    prog_bar=self.progress,
                     on_step=by_step,
                     on_epoch=not by_step,
                     reduce_fx="max",

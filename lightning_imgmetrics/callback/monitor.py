@@ -109,8 +109,8 @@ class ImageMetricsCallback(Callback):
         self._evaluator = Evaluator(
             self.suite, source, self._reference, weights, gradients, panel_size=media, title=prefix, progress=progress
         )
-        self._log = EvaluationLog(prefix, folder)
-        self.prefix, self.progress, self.dry_run = prefix, progress, dry_run
+        self._log = EvaluationLog(self.suite, prefix, folder, progress)
+        self.prefix, self.dry_run = prefix, dry_run
         self._reward_guard = None if reward is None else RewardGuard.of(reward, self.suite.named())
         self.history: list[dict[str, Any]] = []  # of each evaluation: step, epoch, weights, values, seconds
         self._start = 0  # where in the history this fit begins
@@ -198,17 +198,16 @@ class ImageMetricsCallback(Callback):
         `hook`: that of a callback in which it is called; the weights in `pl_module` may depend on it.
         """
         step, epoch, records = trainer.global_step, trainer.current_epoch, self.history[self._start :]
-        metrics = self.schedule.metrics_due(self.suite.named(), step, epoch, records)
+        metrics = self.schedule.metrics_due(step, epoch, records)
         evaluation = self._evaluator.run(trainer, pl_module, self, hook, metrics)
         self._results = evaluation.results
         self.history.append(evaluation.record())
-        self._log.write(trainer, self.suite, evaluation, self._alerts())
-        return self.results
+        self._log.write(trainer, evaluation, self._alerts() if self._reward_guard else None)
+        return dict(evaluation.results)
 
-    def _alerts(self) -> dict[str, str] | None:
-        """Of reward hacking; None without a reward."""
-        if self._reward_guard is None:
-            return None
+    def _alerts(self) -> dict[str, str]:
+        """Of reward hacking, with a warning."""
+        assert self._reward_guard is not None
         alerts = self._reward_guard.alerts(self.history)
         if alerts:
             moves = ", ".join(f"{name} {values}" for name, values in alerts.items())
@@ -218,7 +217,7 @@ class ImageMetricsCallback(Callback):
 
     def _dry_run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with suppress(NotEnoughSamples):  # two may be too few for a metric; all else has been tried
-            self._evaluator.run(trainer, pl_module, self, "on_validation_epoch_end", list(self.suite.named()), 2)
+            self._evaluator.run(trainer, pl_module, self, "on_validation_epoch_end", self.schedule.metrics, 2)
         self.suite.reset_generated()
 
     def _due(self, trainer: Trainer) -> bool:
@@ -226,7 +225,4 @@ class ImageMetricsCallback(Callback):
 
     def _log_values(self, pl_module: LightningModule, *, by_step: bool = False, logger: bool = False) -> None:
         if self.history:
-            names = list(self.suite.named())
-            self._log.log_last_values(
-                pl_module, names, self.history, by_step=by_step, logger=logger, progress=self.progress
-            )
+            self._log.log_last_values(pl_module, self.history, by_step=by_step, logger=logger)

@@ -12,8 +12,6 @@ import torch.distributed as dist
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lightning_imgmetrics._distributed import world
-
 _GAP = 8
 _FONT_SIZE = 11
 
@@ -56,12 +54,13 @@ def gather_panel(
     scores: Mapping[str, Mapping[int, float]],
     prompts: Sequence[str] | None,
     rationales: Mapping[str, Mapping[int, str]],
+    rank: int,
+    size: int,
 ) -> Panel | None:
     """The panel of all ranks' (id, image), in order of the ids, on rank 0; None on the others. Collective.
 
     A caption holds prompt, id and scores.
     """
-    rank, size = world()
     own = {
         i: (image, _caption(i, scores, prompts), {name: texts[i] for name, texts in rationales.items() if i in texts})
         for i, image in samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_imgmetrics._compat.lightning import set_up_validation
-from lightning_imgmetrics._distributed import DAY, rendezvous, sum_, world
+from lightning_imgmetrics._distributed import DAY, rendezvous, sum_
 from lightning_imgmetrics._files import cache_folder
 from lightning_imgmetrics.data.images import ImageBatches, Source, content_hash
 from lightning_imgmetrics.errors import NotEnoughSamples
@@ -21,6 +21,7 @@ from lightning_imgmetrics.metrics.distribution.reference_statistics import Refer
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from lightning_imgmetrics.metrics.base.metric import ImageMetric
     from lightning_imgmetrics.suite import MetricSuite
 
 
@@ -45,64 +46,57 @@ class Reference:
         """Note that a trainer begins, which may have another validation loader."""
         self.measured = self.measured and self.source is not None
 
-    def measure(self, suite: MetricSuite, trainer: Trainer) -> None:
-        """Fill the reference side of `suite`, unless that has been done. Collective."""
-        if self.measured:
-            return
+    def measure(self, suite: MetricSuite, trainer: Trainer, rank: int, size: int) -> None:
+        """Fill the reference side of `suite`. Collective."""
         suite.reset_all()
+        metrics = [m for m in suite.named().values() if "real" in m.inputs]
         if isinstance(self.source, ReferenceStatistics):
             suite.update_reference(self.source)
-        elif any("real" in m.inputs for m in suite.named().values()):
+        elif metrics:
             source = validation_loader(trainer) if self.source is None else self.source
-            batches = ImageBatches(source, self.batch_size, self.image_key, *world())
-            self._measure_images(suite, batches)
+            batches = ImageBatches(source, self.batch_size, self.image_key, rank, size)
+            file = CachedReference.of(metrics, batches, suite.value_range) if self.cache else None
+            if file is None or not file.load(suite):
+                _measure_images(suite, batches)
+                if file is not None and rank == 0:
+                    file.save(suite)
         self.measured = True
-
-    def _measure_images(self, suite: MetricSuite, batches: ImageBatches) -> None:
-        cached = CachedReference.of(suite, batches) if self.cache and _can_be_cached(suite, batches) else None
-        if cached is not None and cached.load(suite):
-            return
-        n = 0
-        for ids, images in batches:
-            suite.update(images, real=True, ids=ids)
-            n += len(images)
-        total = torch.tensor(n)
-        if world()[1] > 1:
-            rendezvous("measuring the reference", timeout=DAY)
-            sum_(total)
-        if int(total) < 2:
-            raise NotEnoughSamples("the reference", int(total), 2, "distances compare two sets")
-        suite.pool()
-        if cached is not None:
-            cached.save(suite)
 
 
 @dataclass(frozen=True)
 class CachedReference:
-    """A file of `ReferenceStatistics`, named for the pixels (`content`) and for how they are measured."""
+    """A file of `ReferenceStatistics`, named for the pixels (`content`) and for how `n` images are measured."""
 
     path: Path
     content: str
     n: int
+    rank: int
+    size: int
 
     @classmethod
-    def of(cls, suite: MetricSuite, batches: ImageBatches) -> CachedReference:
-        """The file for these images and metrics, whether or not it is there. Collective."""
-        content = content_hash(batches, suite.value_range)
-        if world()[1] > 1:
+    def of(
+        cls, metrics: Sequence[ImageMetric], batches: ImageBatches, value_range: tuple[float, float]
+    ) -> CachedReference | None:
+        """The file for these metrics and images, whether or not it is there. Collective.
+
+        None for images that can be read once only, and for networks that signatures do not identify.
+        """
+        identified = all(m.extractor is not None and m.extractor.identified for m in metrics)
+        if not identified or isinstance(batches.source, Iterator):
+            return None
+        sums = content_hash(batches, value_range)
+        if batches.world_size > 1:
             rendezvous("hashing the reference", timeout=DAY)
-            sum_(content)
-        digest, n = content.tolist()
-        text = f"{digest % (1 << 64):016x}-{n}"
-        signatures = sorted({str(m.signature()) for m in suite.named().values() if "real" in m.inputs})
-        key = hashlib.sha256(f"{text}{signatures}".encode()).hexdigest()
-        return cls(cache_folder("reference") / f"{key[:32]}.safetensors", text, n)
+            sum_(sums)
+        digest, n = sums.tolist()
+        content = f"{digest % (1 << 64):016x}-{n}"
+        key = hashlib.sha256(f"{content}{sorted({str(m.signature()) for m in metrics})}".encode()).hexdigest()
+        return cls(cache_folder("reference") / f"{key[:32]}.safetensors", content, n, batches.rank, batches.world_size)
 
     def load(self, suite: MetricSuite) -> bool:
         """Whether rank 0 found the file and took it; one that does not fit is measured again. Collective."""
-        rank, size = world()
-        success = torch.tensor(int(rank == 0 and self._read(suite)))
-        if size > 1:
+        success = torch.tensor(int(self.rank == 0 and self._read(suite)))
+        if self.size > 1:
             sum_(success)
         if success:
             rank_zero_info(f"reference of {self.n} images read from {self.path}")
@@ -122,14 +116,27 @@ class CachedReference:
         return True
 
     def save(self, suite: MetricSuite) -> None:
-        """Write the reference side of `suite` on rank 0, which has been given that of all ranks."""
-        if world()[0] > 0:
-            return
+        """Write the reference side of `suite`."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             suite.reference(content=self.content).save(self.path)
         except OSError as error:  # a full disk must not end a training run
             rank_zero_info(f"the reference could not be cached: {error}")
+
+
+def _measure_images(suite: MetricSuite, batches: ImageBatches) -> None:
+    """Feed the images of all ranks, and move what they give to rank 0. Collective."""
+    n = 0
+    for ids, images in batches:
+        suite.update(images, real=True, ids=ids)
+        n += len(images)
+    total = torch.tensor(n)
+    if batches.world_size > 1:
+        rendezvous("measuring the reference", timeout=DAY)
+        sum_(total)
+    if int(total) < 2:
+        raise NotEnoughSamples("the reference", int(total), 2, "distances compare two sets")
+    suite.pool()
 
 
 def validation_loader(trainer: Trainer) -> Any:
@@ -143,9 +150,3 @@ def validation_loader(trainer: Trainer) -> Any:
     if source is None:
         raise ValueError("`reference` is the trainer's validation loader by default, and it has none: pass one")
     return source
-
-
-def _can_be_cached(suite: MetricSuite, batches: ImageBatches) -> bool:
-    """Whether the images can be read twice, and the networks are identified by their signatures."""
-    extractors = [m.extractor for m in suite.named().values() if "real" in m.inputs]
-    return not isinstance(batches.source, Iterator) and all(x is not None and x.identified for x in extractors)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from lightning_imgmetrics._images import Images, ImageSets
 from lightning_imgmetrics.errors import SamplerError
@@ -86,27 +84,6 @@ class ImageSampler(Protocol):
         prompts: list[str] | None,
         generators: list[torch.Generator],
     ) -> Images | PairedImages | EditedImages: ...
-
-
-def noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise, a sample's own whatever batch it is in; it is drawn on the CPU and then moved.
-
-    Args:
-        generators: one CPU generator per sample, as samplers get them.
-        shape: the shape of one sample.
-        device: where the noise goes.
-
-    Returns:
-        float32 tensor (n, *shape) for n generators.
-
-    Example:
-        >>> import torch
-        >>> from lightning_imgmetrics import noise
-        >>> first, again = (noise([torch.Generator().manual_seed(7)], (3, 8, 8)) for _ in range(2))
-        >>> first.shape, torch.equal(first, again)
-        (torch.Size([1, 3, 8, 8]), True)
-    """
-    return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(device)
 
 
 class PairedSampler:

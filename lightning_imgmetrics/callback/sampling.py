@@ -1,4 +1,4 @@
-"""Drawing samples: which ids are this rank's, what a sampler is given, and checks of what it returns."""
+"""Drawing samples: whose they are, their prompts and noise, and checks of what a sampler returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics._images import as_image_sets, as_images, quantize
 from lightning_imgmetrics.errors import SamplerError, ShapeError, ValueRangeError
 from lightning_imgmetrics.states.hash import uniform_hash
@@ -25,18 +24,20 @@ _ARGUMENTS = ("module", "ids", "prompts", "generators")
 
 
 class Samples(NamedTuple):
-    """Checked samples: batches of uint8 images, their targets and sources if any, and how many pixels were clamped."""
+    """Checked samples: batches of uint8 images, what belongs to each of them, and how many pixels were clamped."""
 
     images: list[Tensor]
+    prompts: list[str] | None
     target: list[Tensor] | None
     source: list[tuple[Tensor, ...]] | None
     clamped: int
 
     def followed_by(self, other: Samples) -> Samples:
         """Both, in one."""
+        prompts = None if self.prompts is None or other.prompts is None else self.prompts + other.prompts
         target = None if self.target is None or other.target is None else self.target + other.target
         source = None if self.source is None or other.source is None else self.source + other.source
-        return Samples(self.images + other.images, target, source, self.clamped + other.clamped)
+        return Samples(self.images + other.images, prompts, target, source, self.clamped + other.clamped)
 
 
 @dataclass(frozen=True)
@@ -60,33 +61,29 @@ class SampleSource:
         if self.sampler is not None:
             accepted_arguments(self.sampler)
 
-    def passes(self, num_samples: int) -> list[range]:
-        """The ids of each forward pass of this rank; ranks make equally many passes, so some may have no ids.
+    def passes(self, num_samples: int, rank: int, size: int) -> list[range]:
+        """The ids of each forward pass of a rank; ranks make equally many passes, so some may have no ids.
 
         Sharded models need a pass of each rank for a pass of any.
         """
-        rank, size = world()
         ids = range(rank, num_samples, size)
         count = ceil(ceil(num_samples / size) / self.batch_size)
         return [ids[i * self.batch_size : (i + 1) * self.batch_size] for i in range(count)]
 
-    def texts(self, ids: Sequence[int]) -> list[str] | None:
-        """The prompts of samples."""
-        return None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
-
     def draw(self, module: LightningModule, ids: Sequence[int], value_range: tuple[float, float]) -> Samples:
         """The samples `ids`; a batch that is out of memory is halved. SamplerError: not one finite image per id."""
+        prompts = None if self.prompts is None else [self.prompts[i % len(self.prompts)] for i in ids]
         try:
-            output = self._call_sampler(module, ids)
+            output = self._call_sampler(module, ids, prompts)
         except torch.OutOfMemoryError:
             if len(ids) == 1:
                 raise
             torch.cuda.empty_cache()
             first, second = ids[: len(ids) // 2], ids[len(ids) // 2 :]
             return self.draw(module, first, value_range).followed_by(self.draw(module, second, value_range))
-        return _checked(output, len(ids), value_range)
+        return _checked(output, len(ids), value_range)._replace(prompts=prompts)
 
-    def _call_sampler(self, module: LightningModule, ids: Sequence[int]) -> Any:
+    def _call_sampler(self, module: LightningModule, ids: Sequence[int], prompts: list[str] | None) -> Any:
         sampler: Any = getattr(module, "sample", None) if self.sampler is None else self.sampler
         if not callable(sampler):
             raise SamplerError(f"{type(module).__name__} has no method `sample`: define it, or pass `sampler`")
@@ -96,10 +93,31 @@ class SampleSource:
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
-        offered: dict[str, Any] = {"ids": list(ids), "prompts": self.texts(ids), "generators": generators}
+        offered: dict[str, Any] = {"ids": list(ids), "prompts": prompts, "generators": generators}
         if self.sampler is not None:  # a method has its module
             offered["module"] = module
         return sampler(**{name: offered[name] for name in accepted_arguments(sampler) if name in offered})
+
+
+def noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise, a sample's own whatever batch it is in; it is drawn on the CPU and then moved.
+
+    Args:
+        generators: one CPU generator per sample, as samplers get them.
+        shape: the shape of one sample.
+        device: where the noise goes.
+
+    Returns:
+        float32 tensor (n, *shape) for n generators.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import noise
+        >>> first, again = (noise([torch.Generator().manual_seed(7)], (3, 8, 8)) for _ in range(2))
+        >>> first.shape, torch.equal(first, again)
+        (torch.Size([1, 3, 8, 8]), True)
+    """
+    return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(device)
 
 
 def generators_of(seed: int, ids: Sequence[int]) -> list[torch.Generator]:
@@ -132,7 +150,7 @@ def _checked(output: Any, n: int, value_range: tuple[float, float]) -> Samples:
         source = as_image_sets(output.source, n, name="source", value_range=value_range) if edited else None
     except (ShapeError, ValueRangeError) as error:
         raise SamplerError(f"the sampler returned unusable images: {error}") from error
-    return Samples(batches["images"], batches.get("target"), source, clamped)
+    return Samples(batches["images"], None, batches.get("target"), source, clamped)
 
 
 def _uint8(images: Any, name: str, n: int, value_range: tuple[float, float]) -> tuple[list[Tensor], int]:

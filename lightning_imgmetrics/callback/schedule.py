@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_imgmetrics.errors import UnknownName
@@ -82,13 +82,14 @@ class Every:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a callback evaluates (`every`), and when metrics with a period of their own take part (`cadence`).
+    """When a callback evaluates (`every`), and when `metrics` with a period of their own take part (`cadence`).
 
     `records` are those of the evaluations of this fit, the newest last.
     """
 
     every: Every
-    cadence: Mapping[str, Every] = field(default_factory=dict)
+    metrics: Sequence[str]
+    cadence: Mapping[str, Every]
 
     @classmethod
     def parse(
@@ -105,16 +106,16 @@ class Schedule:
                 periods[name] = Every.parse(period)
             except ValueError as error:
                 raise ValueError(f"`cadence[{name!r}]`: {error}") from error
-        return cls(Every.parse(every), periods)
+        return cls(Every.parse(every), names, periods)
 
     def due(self, step: int, epoch: int, records: Sequence[Record]) -> bool:
         """Whether to evaluate now."""
         return self.every.due(step, epoch, _place(records[-1]) if records else None)
 
-    def metrics_due(self, metrics: Iterable[str], step: int, epoch: int, records: Sequence[Record]) -> list[str]:
+    def metrics_due(self, step: int, epoch: int, records: Sequence[Record]) -> list[str]:
         """The metrics that an evaluation now measures: those without a cadence, and those whose time it is."""
         due = []
-        for name in metrics:
+        for name in self.metrics:
             places = [_place(record) for record in records if name in record.get("measured", record["values"])]
             if name not in self.cadence or self.cadence[name].due(step, epoch, places[-1] if places else None):
                 due.append(name)
