@@ -1,4 +1,4 @@
-"""A judge against people: how well its scores agree with what they rated, and how well they agree with each other."""
+"""A judge against people: how well its scores agree with their ratings, and how well people agree with each other."""
 
 from __future__ import annotations
 
@@ -15,26 +15,47 @@ import numpy as np
 
 from lightning_imgmetrics.data.ratings import read_ratings
 from lightning_imgmetrics.errors import NotEnoughSamples, UnknownName, ValueRangeError
-from lightning_imgmetrics.judges.calibration.matched_ratings import Rated
+from lightning_imgmetrics.judges.calibration.matched_ratings import MatchedRatings
 from lightning_imgmetrics.judges.calibration.record import Calibration
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 
 Scores: TypeAlias = Mapping[int, Any] | Mapping[str, Mapping[int, Any]]
 Ratings: TypeAlias = Mapping[int, float | Sequence[float]] | Mapping[str, Mapping[int, float | Sequence[float]]]
-
 Scale: TypeAlias = tuple[float, float]
 
 UNNAMED = "overall"  # the criterion of scores and ratings that name none
 
 
 class JudgeCalibration:
-    """Agreement of the scores that a judge gave with what people rated.
+    """Agreement of a judge's scores with people's ratings of the same samples.
 
-    `judge`: a score metric that has seen the rated samples by id; several criteria are its `columns`, where the ratings
-    name them, else its score stands for all. `ratings`: {id: rating or ratings of several people}, or that by
-    criterion, or a file (see `read_ratings`), whose prompts are the `groups` unless these are given. Higher ratings
-    must mean what higher scores mean. The scale of its scores is what the metric says (`range_of`). Other arguments:
-    see `measure`. UnknownName where the ratings name criteria and the judge has none of them.
+    Spearman's, Kendall's and Pearson's correlation with the mean ratings, the accuracy in pairs of samples, and Cohen's
+    kappa and Krippendorff's alpha with single ratings, each with a bootstrap interval. Higher ratings must mean what
+    higher scores mean.
+
+    Args:
+        judge: A score metric that was updated with the rated samples and their ids. Its criteria are those of its
+            scores that the ratings name, else its main score. Their scale is what the metric says (`range_of`).
+        ratings: {id: rating, or ratings of several people}, or that by criterion, or a file (see `read_ratings`), whose
+            prompts are the `groups` by default.
+        groups: {id: prompt}: pairs are compared within a prompt, and prompts are resampled instead of samples.
+        scale: Lowest and highest rating; kappa and alpha, which compare steps of one scale, are undefined without it.
+        confidence: Of the intervals.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        TypeError: `judge` is no score metric.
+        UnknownName: In `compute`: the ratings name criteria, and the judge has none of them.
+        ValueRangeError: In `compute`: a rating lies outside of the scale, a number is not finite, or an id is missing.
+        NotEnoughSamples: In `compute`: fewer than 3 samples have a score and a rating.
+
+    Example:
+        >>> from lightning_imgmetrics import JudgeCalibration
+        >>> scores, ratings = {0: 1, 1: 3, 2: 4, 3: 5}, {0: [1, 2], 1: [3, 3], 2: [3, 4], 3: [5, 5]}
+        >>> calibration = JudgeCalibration.measure(scores, ratings, scale=(1, 5), resamples=100)
+        >>> calibration["overall"].spearman.value
+        1.0
     """
 
     def __init__(
@@ -82,27 +103,31 @@ class JudgeCalibration:
         resamples: int = 1000,
         seed: int = 0,
     ) -> Calibration:
-        """Agreement of scores {id: score} with ratings {id: rating or ratings of several people}, or both by criterion.
+        """Agreement of scores with ratings, without a metric; arguments and errors not listed are those of the class.
 
-        A score that is NaN or None is a failed answer, left out and counted. `groups` {id: prompt}: pairs are compared
-        within a prompt, and intervals are of a bootstrap over prompts, else over samples. `scale`: lowest and highest
-        rating; it is needed for kappa and alpha, which compare whole steps of one scale. `judge_scale`: that of the
-        scores, or by criterion; without it only whole scores are compared so. UnknownName where no criterion is shared,
-        ValueRangeError for ratings beyond the scale and numbers that are none, NotEnoughSamples below 3.
+        Args:
+            scores: {id: score}, or that by criterion; NaN or None is a failed answer, left out and counted.
+            ratings: As of the class, but no file.
+            judge_scale: Lowest and highest score, or that by criterion; without it, kappa and alpha need whole scores.
+
+        Raises:
+            UnknownName: Scores and ratings have no criterion in common.
         """
         by_name = judge_scale if isinstance(judge_scale, Mapping) else {}
-        same = None if isinstance(judge_scale, Mapping) else judge_scale
-        for argument, given in (("scale", scale), *(("judge_scale", one) for one in (same, *by_name.values()))):
-            if given is not None and not -math.inf < given[0] < given[1] < math.inf:
-                raise ValueRangeError(f"`{argument}` must be (lowest, highest), got {given}")
+        default = None if isinstance(judge_scale, Mapping) else judge_scale
+        for argument, limits in (("scale", scale), *(("judge_scale", x) for x in (default, *by_name.values()))):
+            if limits is not None and not -math.inf < limits[0] < limits[1] < math.inf:
+                raise ValueRangeError(f"`{argument}` must be (lowest, highest), got {limits}")
         all_ratings = {name: _ratings(of, name, scale) for name, of in _by_criterion(ratings, "ratings").items()}
-        matched, unmatched = _matched(_by_criterion(scores, "scores"), all_ratings)
-        found = {}
-        for name, (ours, theirs) in matched.items():
-            own = by_name.get(name, same)
-            pairs = Rated.of(_scores(ours, name), theirs, groups=groups, scale=scale, judge_scale=own, criterion=name)
-            found[name] = pairs.calibrate(confidence=confidence, resamples=resamples, seed=seed)
-        return Calibration(found, _digest(all_ratings), confidence, resamples, seed, scale, unmatched)
+        pairs, unmatched = _pairs(_by_criterion(scores, "scores"), all_ratings)
+        criteria = {}
+        for name, (ours, theirs) in pairs.items():
+            own = by_name.get(name, default)
+            samples = MatchedRatings.of(
+                _scores(ours, name), theirs, groups=groups, scale=scale, judge_scale=own, criterion=name
+            )
+            criteria[name] = samples.calibrate(confidence=confidence, resamples=resamples, seed=seed)
+        return Calibration(criteria, _digest(all_ratings), confidence, resamples, seed, scale, unmatched)
 
 
 def _scores_of(judge: ScoreMetric, ratings: Ratings) -> Scores:
@@ -114,19 +139,19 @@ def _scores_of(judge: ScoreMetric, ratings: Ratings) -> Scores:
         )
     keys = ids.long().tolist()
     values = {UNNAMED: scores, judge.name: scores, **judge.further_scores()}
-    named = {name: dict(zip(keys, x.tolist(), strict=True)) for name, x in values.items() if name in ratings}
-    if not named and any(isinstance(of, Mapping) for of in ratings.values()):
-        criteria = getattr(judge, "figures", judge.further_scores())
+    by_criterion = {name: dict(zip(keys, x.tolist(), strict=True)) for name, x in values.items() if name in ratings}
+    if not by_criterion and any(isinstance(of, Mapping) for of in ratings.values()):
+        criteria = [column.name for column in judge.columns() if column.kind == "mean"]
         raise UnknownName("ratings", ", ".join(map(str, ratings)), dict.fromkeys((*criteria, judge.name, UNNAMED)))
-    return named or dict(zip(keys, scores.tolist(), strict=True))
+    return by_criterion or dict(zip(keys, scores.tolist(), strict=True))
 
 
 def _scales_of(judge: ScoreMetric, scores: Scores) -> dict[str, Scale | None]:
     """The scale of the scores of the judge by criterion; UNNAMED is its own, unless it has a criterion of that name."""
-    named = [name for name in scores if isinstance(name, str)]
-    if not named:
+    criteria = [name for name in scores if isinstance(name, str)]
+    if not criteria:
         return {UNNAMED: judge.range_of(judge.name)}
-    return {x: judge.range_of(judge.name if x == UNNAMED and x not in judge.further_scores() else x) for x in named}
+    return {x: judge.range_of(judge.name if x == UNNAMED and x not in judge.further_scores() else x) for x in criteria}
 
 
 def _of_file(path: str | Path) -> tuple[Ratings, dict[int, str]]:
@@ -136,8 +161,8 @@ def _of_file(path: str | Path) -> tuple[Ratings, dict[int, str]]:
     for record in records:
         ratings[record.criterion][record.id].append(record.rating)
     prompts = {record.id: record.prompt for record in records if record.prompt is not None}
-    named = {name: of for name, of in ratings.items() if name is not None}
-    return named or ratings[None], prompts
+    by_criterion = {name: of for name, of in ratings.items() if name is not None}
+    return by_criterion or ratings[None], prompts
 
 
 def _by_criterion(values: Any, argument: str) -> dict[str, Mapping[int, Any]]:
@@ -151,9 +176,7 @@ def _by_criterion(values: Any, argument: str) -> dict[str, Mapping[int, Any]]:
     return {str(name): of for name, of in values.items()} if all(nested) else {UNNAMED: values}
 
 
-def _matched(
-    scores: Mapping[str, Any], ratings: Mapping[str, Any]
-) -> tuple[dict[str, tuple[Any, Any]], tuple[str, ...]]:
+def _pairs(scores: Mapping[str, Any], ratings: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, Any]], tuple[str, ...]]:
     """Scores and ratings of the criteria that both have, and the names of the others; one that names none fits any."""
     if len(scores) == len(ratings) == 1 and UNNAMED in {*scores, *ratings}:
         name = next((name for name in {**ratings, **scores} if name != UNNAMED), UNNAMED)
@@ -178,11 +201,11 @@ def _ratings(of: Mapping[int, Any], criterion: str, scale: tuple[float, float] |
     ratings = {}
     for i, x in of.items():
         what = f"a rating of id {i} by {criterion!r}"
-        ratings[_id(i, "ratings")] = given = tuple(_number(y, what) for y in ([x] if np.ndim(x) == 0 else x))
-        if not given:
+        ratings[_id(i, "ratings")] = numbers = tuple(_number(y, what) for y in ([x] if np.ndim(x) == 0 else x))
+        if not numbers:
             raise ValueRangeError(f"`ratings` must hold at least one rating of each id, got none of id {i}")
-        if not all(low <= y <= high for y in given):
-            raise ValueRangeError(f"{what} lies outside of `scale` [{low:g}, {high:g}], got {given}")
+        if not all(low <= y <= high for y in numbers):
+            raise ValueRangeError(f"{what} lies outside of `scale` [{low:g}, {high:g}], got {numbers}")
     return ratings
 
 

@@ -1,4 +1,4 @@
-"""Scores and ratings of the same samples: the statistics of their agreement, with intervals or why there is none."""
+"""Scores and ratings of the same samples: statistics of their agreement, with intervals or the reason for none."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from lightning_imgmetrics.judges.calibration.record import CriterionCalibration,
 
 _STATISTICS = ("spearman", "kendall", "pearson", "pairwise_accuracy", "kappa", "alpha", "alpha_people")
 _MOST_STEPS = 101  # of a scale whose steps are categories: a slider from 0 to 100
-_SHOWN = 5
+_LISTED = 5  # ids in an error
 _WHOLE = 1e-6  # how far from a whole number rounding may bring a score
 
 
 @dataclass(frozen=True)
-class Rated:
-    """n samples with a score: scores (n,), single ratings (raters, n) NaN-padded, prompts (n,), and who is left out."""
+class MatchedRatings:
+    """n rated samples with a score: scores (n,), ratings (raters, n) NaN-padded, prompts (n,), counts left out."""
 
     scores: np.ndarray
     ratings: np.ndarray
@@ -49,7 +49,7 @@ class Rated:
         scale: tuple[float, float] | None,
         judge_scale: tuple[float, float] | None,
         criterion: str,
-    ) -> Rated:
+    ) -> MatchedRatings:
         both = scores.keys() & ratings.keys()
         ids = sorted(i for i in both if not math.isnan(scores[i]))
         left_out = {
@@ -74,14 +74,14 @@ class Rated:
         intervals: Sequence[BootstrapInterval | None] = [None] * len(values)
         if len(np.unique(clusters)) > 1:
             intervals = cluster_bootstrap(statistics, clusters, seed=seed, resamples=resamples, confidence=confidence)
-        known: dict[str, Any] = {"n": len(rows), "n_ratings": int(np.isfinite(self.ratings).sum()), **self.left_out}
+        fields: dict[str, Any] = {"n": len(rows), "n_ratings": int(np.isfinite(self.ratings).sum()), **self.left_out}
         for name, value, interval in zip(_STATISTICS, values, intervals, strict=True):
-            known[name] = _estimate(value, interval, reasons[name], resamples)
-        return CriterionCalibration(**known)
+            fields[name] = _estimate(value, interval, reasons[name], resamples)
+        return CriterionCalibration(**fields)
 
     def _statistics(self) -> Callable[[np.ndarray, np.ndarray], list[float]]:
         """The `_STATISTICS` of some samples and the number of each one's prompt."""
-        scores, ratings, apart = self.scores, self.ratings, self._unlike_scales()
+        scores, ratings, mismatch = self.scores, self.ratings, self._scale_mismatch()
         means = np.array([math.fsum(x[~np.isnan(x)]) / (~np.isnan(x)).sum() for x in ratings.T])
         categories = np.arange(math.ceil(self.scale[0]), math.floor(self.scale[1]) + 1) if self.scale else None
 
@@ -89,17 +89,17 @@ class Rated:
             x, y, table = scores[rows], means[rows], ratings[:, rows]
             groups = None if self.prompts is None else prompts
             out = [spearman(x, y), kendall(x, y), pearson(x, y), pairwise_accuracy(x, y, groups), math.nan, math.nan]
-            if not apart:
-                known = ~np.isnan(table)
-                a, b = np.broadcast_to(np.rint(x), table.shape)[known], table[known]
+            if not mismatch:
+                present = ~np.isnan(table)
+                a, b = np.broadcast_to(np.rint(x), table.shape)[present], table[present]
                 out[4:] = cohen_kappa(a, b, weights="quadratic", categories=categories), _alpha(np.stack([a, b]))
             return [*out, _alpha(table) if len(table) > 1 else math.nan]
 
         return statistics
 
-    def _unlike_scales(self) -> str:
+    def _scale_mismatch(self) -> str:
         """Why scores and ratings are no steps of one scale; "" if they are."""
-        known = self.ratings[~np.isnan(self.ratings)]
+        ratings = self.ratings[~np.isnan(self.ratings)]
         if self.scale is None:
             return "no scale was declared"
         if self.judge_scale is not None and tuple(self.judge_scale) != tuple(self.scale):
@@ -107,7 +107,7 @@ class Rated:
             return f"the judge scores {low:g} to {high:g}, people {least:g} to {most:g}"
         if self.scale[1] - self.scale[0] >= _MOST_STEPS:
             return f"the scale {self.scale} has more than {_MOST_STEPS} steps"
-        if (known != np.rint(known)).any():
+        if (ratings != np.rint(ratings)).any():
             return "the ratings are no whole numbers"
         if (np.rint(self.scores) < self.scale[0]).any() or (np.rint(self.scores) > self.scale[1]).any():
             return f"the judge's scores leave the scale {self.scale}"
@@ -117,11 +117,11 @@ class Rated:
 
     def _reasons(self) -> dict[str, str]:
         """Why each statistic would be undefined."""
-        alike = "all mean ratings are equal"
-        reasons = dict.fromkeys(_STATISTICS, "all scores are equal" if np.ptp(self.scores) == 0 else alike)
-        alike_within = "no two samples of a prompt differ in their mean rating"
-        reasons["pairwise_accuracy"] = alike if self.prompts is None else alike_within
-        reasons |= dict.fromkeys(("kappa", "alpha"), self._unlike_scales() or "judge and people gave one label to all")
+        equal = "all mean ratings are equal"
+        reasons = dict.fromkeys(_STATISTICS, "all scores are equal" if np.ptp(self.scores) == 0 else equal)
+        equal_within = "no two samples of a prompt differ in their mean rating"
+        reasons["pairwise_accuracy"] = equal if self.prompts is None else equal_within
+        reasons |= dict.fromkeys(("kappa", "alpha"), self._scale_mismatch() or "judge and people gave one label to all")
         several = (~np.isnan(self.ratings)).sum(0).max() > 1
         reasons["alpha_people"] = "all ratings are equal" if several else "no sample has two ratings"
         return reasons
@@ -155,4 +155,4 @@ def _numbered(ids: Sequence[int], groups: Mapping[int, Hashable] | None) -> np.n
 
 
 def _some(ids: Iterable[int]) -> str:
-    return f"{', '.join(map(str, islice(ids, _SHOWN)))}, ..."
+    return f"{', '.join(map(str, islice(ids, _LISTED)))}, ..."

@@ -1,4 +1,4 @@
-"""How far an automatic judge can be trusted: its agreement with people, as a record that can be cited."""
+"""How far a judge can be trusted: its agreement with people, as a record that can be cited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = ("criterion", "statistic", "value", "interval", "n", "remark")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its interval; None where there is none, for the `reason` given.
+    """A statistic and its interval; None where there is none, for the stated `reason`.
 
     `n_undefined` of the resamples left the statistic undefined and are not part of the interval.
     """
@@ -36,8 +36,8 @@ class CriterionCalibration:
 
     Left out: `n_failed` rated samples that the judge could not score, `n_unscored` rated ones that it never saw,
     `n_unrated` scored ones that nobody rated. `kappa` (Cohen's, quadratic) and `alpha` (Krippendorff's, ordinal)
-    compare the judge, rounded to the scale, with each of `n_ratings` single ratings; `alpha_people` is the same among
-    people: the ceiling, as a judge is not asked to agree with people more than they do with each other.
+    compare the judge, rounded to the scale, with each of `n_ratings` single ratings; `alpha_people` compares people
+    with each other: the ceiling, as no judge can be expected to agree with people more than they do.
     """
 
     n: int
@@ -82,8 +82,8 @@ class Calibration:
 
         Several criteria are listed by name, as in "calibrated:style.spearman=...,n=400;content.spearman=...".
         """
-        named = len(self.criteria) > 1
-        parts = [f"{name + '.' if named else ''}spearman={c.spearman},n={c.n}" for name, c in self.criteria.items()]
+        several = len(self.criteria) > 1
+        parts = [f"{name + '.' if several else ''}spearman={c.spearman},n={c.n}" for name, c in self.criteria.items()]
         return str(Signature.of(calibrated=f"{';'.join(parts)},ratings={self.ratings_sha256[:8]}"))
 
     def __str__(self) -> str:
@@ -130,8 +130,8 @@ def _left_out(criterion: CriterionCalibration) -> str:
 
 
 def _criterion(values: dict[str, Any]) -> CriterionCalibration:
-    read = {name: _estimate(x) if isinstance(x, dict) else int(x) for name, x in values.items()}
-    return CriterionCalibration(**cast(dict[str, Any], read))
+    statistics = {name: _estimate(x) if isinstance(x, dict) else int(x) for name, x in values.items()}
+    return CriterionCalibration(**cast(dict[str, Any], statistics))
 
 
 def _estimate(values: dict[str, Any]) -> Estimate:

@@ -1,7 +1,7 @@
-"""What a vision-language judge answers, as values: its JSON and its scores. Nothing that it did not write is made up.
+"""The JSON and the scores in a judge's answer, as values; nothing is completed or guessed.
 
-Every reader takes what follows the last `</think>`, and gives None where the answer does not say one thing clearly: a
-refusal, an answer cut off, a number off its scale. One of more than 16384 characters is a loop, and None too.
+Every reader takes what follows the last `</think>`, and returns None where the answer is not clear: a refusal, an
+answer that is cut off, a number off its scale. One of more than 16384 characters is a loop, and also None.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def numbers_at(text: str, key: str = "score", *, scale: Scale, count: int | None
         return None
     objects = any(group.text.startswith("{") for group in groups)
     fields = _fields(groups, key) if objects else {key: _bare(answer, key)}
-    found, reasoning = fields.get(key), fields.get("reasoning")
-    scores = tuple(digits(x) for x in (found if isinstance(found, list) else [found]))
+    value, reasoning = fields.get(key), fields.get("reasoning")
+    scores = tuple(digits(x) for x in (value if isinstance(value, list) else [value]))
     if not scores or not all(_on_scale(x, scale) for x in scores) or count not in (None, len(scores)):
         return None
     return Reading(tuple(map(float, scores)), reasoning if isinstance(reasoning, str) else "")
@@ -100,16 +100,16 @@ def labelled_numbers(text: str, labels: Sequence[str], *, scale: Scale = (1, 5))
     """The number after each label, as in `Style Score (1-5): 2.69`; None where absent, off the scale, or not one.
 
     Case, stars and the width of the colon do not matter, and the top of the scale may follow ("4/5"). A number up to
-    2 % of the scale beyond its ends counts, as it is: a network that writes real values overshoots them (5.01), on its
-    best and worst images, so that means would change if those were left out or moved. The published reader takes any.
+    2 % of the scale beyond its ends counts, unchanged: a network that predicts real values overshoots (5.01) on its
+    best and worst images, and means would change if those were left out or clipped. The published parser takes any.
     """
     answer, end, beyond = plain(text), _end(*labels), _OVERSHOOT * (scale[1] - scale[0])
     top = rf"(?:[ \t]*\(?(?:/|out of)[ \t]*{scale[1]:g}(?:\.0+)?\b\)?)?"
-    found = {}
+    numbers = {}
     for label in labels:
         pattern = rf"{_label(label)}[ \t]*({NUMBER}){top}{end}"
-        found[label] = _one(re.findall(pattern, answer, re.IGNORECASE), (scale[0] - beyond, scale[1] + beyond))
-    return found
+        numbers[label] = _one(re.findall(pattern, answer, re.IGNORECASE), (scale[0] - beyond, scale[1] + beyond))
+    return numbers
 
 
 def labelled_pairs(text: str, labels: Sequence[str], *, scale: Scale = (0, 1)) -> dict[str, Scale | None]:
@@ -119,13 +119,13 @@ def labelled_pairs(text: str, labels: Sequence[str], *, scale: Scale = (0, 1)) -
     """
     answer, end = plain(text), _end("edited image", "image", *labels)
     images = r"[\s,;.]*".join(rf"(?:edited )?image {k}[ \t]*:[ \t]*({NUMBER}){end}" for k in (1, 2))
-    found: dict[str, Scale | None] = dict.fromkeys(labels)
+    shares: dict[str, Scale | None] = dict.fromkeys(labels)
     for label in labels:
         pairs = re.findall(rf"{_label(label)}\s*{images}", answer, re.IGNORECASE)
         first, second = (_one([pair[k] for pair in pairs], scale) for k in (0, 1))
         if first is not None and second is not None and abs(first + second - scale[1]) <= 0.01 * scale[1]:
-            found[label] = first, second
-    return found
+            shares[label] = first, second
+    return shares
 
 
 def pair_scores(text: str) -> Scale | None:
@@ -189,7 +189,7 @@ def _on_scale(value: Any, scale: Scale) -> bool:
 
 
 def _label(label: str) -> str:
-    """The pattern of a label, what may stand in parentheses after it, and its colon."""
+    """The pattern of a label, optional parentheses after it, and its colon."""
     return rf"(?<!\w){re.escape(label)}[ \t]*(?:\([^()\n]{{0,40}}\))?[ \t]*:"
 
 

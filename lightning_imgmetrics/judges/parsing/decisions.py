@@ -1,6 +1,6 @@
-"""What a judge decides in words: which of two images is better, yes or no, one of several choices.
+"""Decisions that a judge puts into words: which of two images is better, yes or no, one of several choices.
 
-As in `answers`, what is not said clearly is None: never a tie, never the first choice, never a guess.
+As in `answers`, what is not clear is None: never a tie, never the first choice, never a guess.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def preferred_image(text: str) -> int | None:
     Statements about one aspect, questions, conditions and negations do not count; two that differ are None.
     """
     answer = _plain(text)
-    ends = [found.end() for found in _CONCLUSION.finditer(answer)]
+    ends = [match.end() for match in _CONCLUSION.finditer(answer)]
     for part in (answer[ends[-1] :] if ends else "", answer):
-        if only := _ALONE.fullmatch(part):
-            return _which(only)
+        if match := _ALONE.fullmatch(part):
+            return _image(match)
         verdicts = {verdict for clause in _clauses(part) if (verdict := _verdict(clause)) is not None}
         if verdicts:
             return verdicts.pop() if len(verdicts) == 1 else None
@@ -87,8 +87,8 @@ def yes_no(text: str) -> bool | None:
 
     "No doubt, yes", "not sure", "yes and no" and "no image was given" are None: a first word alone would misread them.
     """
-    found = _YES_NO.match(_plain(text))
-    return None if found is None else found["word"] == "yes"
+    match = _YES_NO.match(_plain(text))
+    return None if match is None else match["word"] == "yes"
 
 
 def choice_of(text: str, choices: Sequence[str]) -> str | None:
@@ -97,20 +97,20 @@ def choice_of(text: str, choices: Sequence[str]) -> str | None:
     Case and final punctuation do not matter. None where no choice or two are named, the letter and the words beside
     it differ, or a sentence has a negation. ValueRangeError unless `choices` differ in more than case.
     """
-    known = {_words(choice): choice for choice in choices}
-    if not choices or len(known) < len(choices) or "" in known:
+    by_words = {_words(choice): choice for choice in choices}
+    if not choices or len(by_words) < len(choices) or "" in by_words:
         raise ValueRangeError(f"`choices` must be different texts, got {list(choices)!r}")
     answer = _plain(text)
-    named = {known[_words(answer)]} if _words(answer) in known else set()
+    candidates = {by_words[_words(answer)]} if _words(answer) in by_words else set()
     if letter := _LETTER.fullmatch(answer):
-        rest = _named(letter["rest"], known)
+        rest = _choices_in(letter["rest"], by_words)
         at = ord(letter["closed"] or letter["open"]) - ord("a")
-        named |= {*choices[at : at + 1], *rest}
+        candidates |= {*choices[at : at + 1], *rest}
         if not choices[at : at + 1] or re.search(r"\([a-z]\)", letter["rest"]):
             return None
-    elif not named and not _NEGATED.search(answer):
-        named = _named(answer, known)
-    return named.pop() if len(named) == 1 else None
+    elif not candidates and not _NEGATED.search(answer):
+        candidates = _choices_in(answer, by_words)
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def _clauses(text: str) -> Iterator[str]:
@@ -128,24 +128,24 @@ def _verdict(clause: str) -> int | None:
         return None
     if _TIE.search(rest):
         return 0
-    found = _BETTER.search(rest) or _CHOSEN.search(rest) or (_ALONE.fullmatch(rest) if colon else None)
-    return None if found is None else _which(found)
+    match = _BETTER.search(rest) or _CHOSEN.search(rest) or (_ALONE.fullmatch(rest) if colon else None)
+    return None if match is None else _image(match)
 
 
-def _which(found: re.Match[str]) -> int:
-    if found["image"] is None:
+def _image(match: re.Match[str]) -> int:
+    if match["image"] is None:
         return 0
-    return 1 if re.search("1|first", found["image"]) else 2
+    return 1 if re.search("1|first", match["image"]) else 2
 
 
-def _named(text: str, known: dict[str, str]) -> set[str]:
-    """The choices whose words stand in the text; a choice within a longer one that stands there is not named."""
-    left, named = f" {_words(text)} ", set()
-    for words in sorted(known, key=len, reverse=True):
-        if f" {words} " in left:
-            named.add(known[words])
-            left = left.replace(f" {words} ", " | ")
-    return named
+def _choices_in(text: str, by_words: dict[str, str]) -> set[str]:
+    """The choices whose words the text contains; a choice within a longer one that it contains does not count."""
+    rest, choices = f" {_words(text)} ", set()
+    for words in sorted(by_words, key=len, reverse=True):
+        if f" {words} " in rest:
+            choices.add(by_words[words])
+            rest = rest.replace(f" {words} ", " | ")
+    return choices
 
 
 def _words(text: str) -> str:
@@ -158,11 +158,11 @@ def _plain(text: str) -> str:
 
 
 def literal_choice(answer: str, choices: Sequence[str]) -> int | None:
-    """Position of the choice that the answer is, to the letter or else but for case and outer space; None if none is.
+    """Position of the choice that equals the answer, exactly or else up to case and outer spaces; None if none does.
 
-    The published code asks for the letter, and leaves the rest to an embedding that knows no case.
+    The published code compares exactly and leaves the rest to an uncased embedding.
     """
     if answer in choices:
         return list(choices).index(answer)
-    plain = answer.strip().casefold()
-    return next((i for i, choice in enumerate(choices) if choice.strip().casefold() == plain), None)
+    folded = answer.strip().casefold()
+    return next((i for i, choice in enumerate(choices) if choice.strip().casefold() == folded), None)

@@ -1,4 +1,4 @@
-"""JSON as language models write it: found in prose, with the liberties they take, and never completed for them."""
+"""JSON as language models write it: within prose and with common errors of syntax, but never completed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from lightning_imgmetrics.errors import require
 
-LONGEST = 16_384  # characters; no judge has so much to say
+LONGEST = 16_384  # characters; longer answers are loops
 NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 _DEEPEST = 16
-_LIBERTIES = 2000  # tokens and words of an object that is not JSON; JSON5 is read at about 10000 tokens a second
+_MOST_TOKENS = 2000  # of an object that is no strict JSON; JSON5 is parsed at about 10000 tokens a second
 _DELIMITER = "||V^=^V||"
 _THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _NUMBER = re.compile(NUMBER)
@@ -66,21 +66,21 @@ def json_groups(text: str) -> list[Group] | None:
     if answer.count(_DELIMITER) == 2:
         answer = answer.split(_DELIMITER)[1]
     closing = _closing(answer)
-    found, at = [], 0
+    groups, at = [], 0
     while opener := _OPENER.search(answer, at):
         start = opener.start("bracket")
         tokens, end, ended = _scan(answer, start)
         if tokens is not None:
             at = end
             if tokens.startswith("[") or ":" in tokens:
-                found.append(Group(tokens, whole=opener["key"] is None))  # after a key it lacks the braces around it
+                groups.append(Group(tokens, whole=opener["key"] is None))  # after a key it lacks the braces around it
         elif opener["bracket"] == "[" and not (ended and _NESTED.match(answer, start)):
             at = start + 1
         elif ended or (at := closing.get(start, 0)) < end:
             return None
         elif ":" in answer[start:at]:
-            found.append(Group(answer[start:at], whole=False))
-    return found
+            groups.append(Group(answer[start:at], whole=False))
+    return groups
 
 
 def _scan(text: str, start: int) -> tuple[str | None, int, bool]:
@@ -129,7 +129,7 @@ def value_of(group: Group) -> Any | None:
     """The value of a group; None for a malformed one."""
     json5 = require("json5", "judge")  # even where JSON does: a missing package shows at the first answer
     hooks: dict[str, Any] = dict(object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, strict=False)
-    readers = (json.loads, json5.loads) if group.text.count(" ") < _LIBERTIES else (json.loads,)
+    readers = (json.loads, json5.loads) if group.text.count(" ") < _MOST_TOKENS else (json.loads,)
     for loads in readers if group.whole else ():
         try:
             return loads(group.text, **hooks)
@@ -141,7 +141,7 @@ def value_of(group: Group) -> Any | None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("a key twice")
+        raise ValueError("a duplicate key")
     return fields
 
 

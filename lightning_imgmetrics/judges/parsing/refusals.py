@@ -1,4 +1,4 @@
-"""Whether a judge declines to judge: some do so within the form that was asked for, with scores beside it."""
+"""Whether a judge refuses to judge: some do so within the requested format, with scores beside it."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ _PLAIN = str.maketrans({"\u2019": "'", "-": " "})
 
 
 def refused(text: str) -> bool:
-    """Whether an English text says that its writer does not judge: "I'm sorry, I cannot assist", "no image was given".
+    """Whether an English text is a refusal to judge: "I'm sorry, I cannot assist", "no image was given".
 
-    It must be the images, the request or the score as a whole that it declines. What is said about a picture is no
-    refusal ("I cannot see the dog", "a sign that reads SORRY"), nor what is said of a grade ("I cannot give full
-    marks"): in doubt a low score stands, as means would be too high without it.
+    It must refuse the images, the request or the score as a whole. Statements about a picture are no refusals ("I
+    cannot see the dog", "a sign that reads SORRY"), nor are those about a grade ("I cannot give full marks"): in doubt,
+    a low score is kept, as means would be too high without it.
     """
     return bool(_REFUSAL.search(" ".join(text.lower().translate(_PLAIN).split())))

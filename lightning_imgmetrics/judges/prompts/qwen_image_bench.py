@@ -9,7 +9,7 @@ _SOURCE = (
     "/diffsynth/models/qwen_image_bench.py"
 )
 
-# Level 1 (the dimension), level 2, level 3 (the facet), and what to ask of it in words of this package.
+# Level 1 (the dimension), level 2, level 3 (the facet), and our own question about it.
 QWEN_FACETS: dict[str, dict[str, dict[str, str]]] = {
     "Quality": {
         "Realism": {

@@ -29,11 +29,11 @@ _BEFORE_AFTER = """You see two pictures: one before an edit, then the same after
 failed."""
 
 
-def _wording(images: str, scales: tuple[str, ...], given: str = "") -> str:
+def _generic(images: str, scales: tuple[str, ...], quoted: str = "") -> str:
     numbers = "\n".join(f"{number}. {scale}" for number, scale in enumerate(scales, 1))
     order = ", ".join(f"number {number}" for number in range(1, len(scales) + 1))
     text = f"{_ROLE}\n{images}\n\nWhole numbers from 0 to 10, the list being [{order}]:\n{numbers}\n"
-    return f"{text}\n{given}" if given else text
+    return f"{text}\n{quoted}" if quoted else text
 
 
 def _consistency(task: str, rule: str, sha256: str, length: int, slot: str, generic: str) -> TemplateCard:
@@ -48,7 +48,7 @@ VIESCORE_SC = {
         "17cc0818cedb3bf27b342aefcc9c43819740ba00422696aa4e02beaf67717d1a",
         882,
         "prompt",
-        _wording("You see one picture, which a model made from a text.", (_FOLLOWS,), _PROMPT),
+        _generic("You see one picture, which a model made from a text.", (_FOLLOWS,), _PROMPT),
     ),
     "tie": _consistency(
         "tie",
@@ -56,7 +56,7 @@ VIESCORE_SC = {
         "8f529562c2f89f8db51a3f7cc4d487686f676909c21010b67b0e65ec78150de5",
         1512,
         "instruction",
-        _wording(_BEFORE_AFTER, (_DONE, _SPARING), _INSTRUCTION),
+        _generic(_BEFORE_AFTER, (_DONE, _SPARING), _INSTRUCTION),
     ),
     "mie": _consistency(
         "mie",
@@ -64,7 +64,7 @@ VIESCORE_SC = {
         "5518ccad41d54499d7a377e40961c142a93c2a5a948baa214299153f17a025d9",
         1511,
         "instruction",
-        _wording(_BEFORE_AFTER, (_DONE, _SPARING), _INSTRUCTION),
+        _generic(_BEFORE_AFTER, (_DONE, _SPARING), _INSTRUCTION),
     ),
     "cig": _consistency(
         "cig",
@@ -72,7 +72,7 @@ VIESCORE_SC = {
         "b5b2a1ece5d379da209a3b3d8fe9a66eeb44ec7998b253f0ba4f8c8daea3a17b",
         1310,
         "prompt",
-        _wording(
+        _generic(
             "You see two pictures: a guide (edges, a pose, gray values or the like), then what a model made of it and a"
             " text.",
             (
@@ -88,7 +88,7 @@ VIESCORE_SC = {
         "30d25a64a162c1eafd7551321521e534ec0c99f4e93d61a486b69fd8bcfae329",
         1346,
         "prompt",
-        _wording(
+        _generic(
             "You see two pictures: one of a subject, then what a model made of this subject and of a text.",
             (_FOLLOWS, _ALIKE.format("the first picture")),
             _PROMPT,
@@ -100,7 +100,7 @@ VIESCORE_SC = {
         "8013c1e7970326272e62c964ae5838cd7153600d9abdce5a6b723dee0524ed85",
         1533,
         "subject",
-        _wording(
+        _generic(
             "You see three pictures: one before an edit, one of a subject, and the first again after an edit that was"
             " to put this subject into it.",
             (_ALIKE.format("the second picture"), _SPARING),
@@ -113,7 +113,7 @@ VIESCORE_SC = {
         "0d77ac543572ca79aa6e7ba0e268772ca11760ff49283c9bab7115b0f9e7755f",
         1919,
         "prompt",
-        _wording(
+        _generic(
             "You see two pictures: one whose halves show a subject each, then what a model made of them and a text.",
             (_FOLLOWS, _ALIKE.format("the first half"), _ALIKE.format("the second half")),
             _PROMPT,
@@ -127,7 +127,7 @@ VIESCORE_PQ = TemplateCard(
     ("_context_no_delimit", "_prompts_0shot_rule_PQ"),
     "2473ff2c7406e06545c5c039ceb039ff2604ebacf150868a48f0bf07c9e733b0",
     1184,
-    _wording(
+    _generic(
         "You see one picture, which a model made. What it shows does not matter here.",
         (
             "naturalness: 0 where distances, shadows or light are plainly wrong, 10 where all looks as it would in the"

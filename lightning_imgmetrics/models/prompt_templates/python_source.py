@@ -1,4 +1,4 @@
-"""Texts that a Python source puts together, read from its syntax tree: nothing in it is run."""
+"""Texts in a Python source, read from its syntax tree: nothing of it is run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _values(tree: ast.Module, slots: Sequence[str]) -> _Values:
             if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
                 inner = f"{scope}{statement.name}."
                 bodies.append((statement.body, inner))
-                if isinstance(statement, ast.FunctionDef):  # arguments hide what the module calls so
+                if isinstance(statement, ast.FunctionDef):  # arguments hide the module's names
                     nodes = ast.walk(statement.args)
                     values.update((inner + node.arg, node) for node in nodes if isinstance(node, ast.arg))
             for name, value in _assigned(statement):
@@ -118,8 +118,8 @@ def _parts(
                 nodes += [part for item in items[::-1] for part in (item, glue)][:-1]
             case ast.Name(id=name) if name in slots:
                 parts.append(node)
-            case ast.Name(id=name) if isinstance(known := values.get(scope + name, values.get(name)), list):
-                parts += known
+            case ast.Name(id=name) if isinstance(text := values.get(scope + name, values.get(name)), list):
+                parts += text
             case _:
                 return node
     return parts
