@@ -26,7 +26,7 @@ from lightning_imgmetrics.metrics.full_reference.psnr import (
 )
 from lightning_imgmetrics.metrics.full_reference.ssim import StructuralSimilarityIndexMeasure
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, ScorerMetric
-from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor, Scorer
+from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ CAPTION = "A photo depicts "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ink(PixelExtractor, Scorer):
+class Ink(PixelExtractor):
     """The share of ink, times the letters of the prompt: a scorer that reads both."""
 
     asked: ClassVar[list[int]] = []

@@ -17,7 +17,7 @@ from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
-from lightning_imgmetrics.models.base.network import filled
+from lightning_imgmetrics.models.base.parameters import filled
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled
 from lightning_imgmetrics.models.base.weights import load_tensors, shards
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor

@@ -15,7 +15,7 @@ from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.base.summary import Column
-from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor, Features, Scorer
+from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor, Features
 from lightning_imgmetrics.models.base.weights import ModelCard
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
@@ -76,8 +76,6 @@ class PromptMetric(ScoreMetric):
 
 class ScorerMetric(PromptMetric):
     """A `PromptMetric` whose network reads image and prompt together."""
-
-    extractor: Scorer
 
     def judge(self, features: BatchFeatures, prompts: Sequence[str]) -> tuple[Tensor, int]:
         # Once for all that ask the same of a batch, such as this metric and its `PerPrompt` in one suite.

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import NonFiniteFeatures, ShapeError, UnknownName
-from lightning_imgmetrics.models.base.network import LOCK, FileNetwork, Network, in_parts
+from lightning_imgmetrics.errors import ShapeError
+from lightning_imgmetrics.models.base.network import LOCK, Network, check_dtype, in_parts
 from lightning_imgmetrics.models.base.weights import ModelCard
 
 Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h, w) maps
@@ -34,9 +34,6 @@ class BatchFeatures(Features):
         return {}
 
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Extractor(Network):
     """An image network and all that changes what it returns. Frozen and hashable: equal extractors share one pass.
@@ -49,13 +46,13 @@ class Extractor(Network):
     compiled: bool = False
 
     default_layer: ClassVar[str] = "features"
-    identified: ClassVar[bool] = True  # whether `signature` tells this network from all others: results may be cached
+    columns: ClassVar[tuple[str, ...]] = ()  # what `score` returns beside the score
+    identified: ClassVar[bool] = True  # whether `signature` identifies this network, so that results may be cached
     compilable: ClassVar[bool] = True
     most: ClassVar[int] = 256  # images of one pass
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise UnknownName("dtype", self.dtype, _DTYPES)
+        check_dtype(self.dtype)
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
@@ -69,10 +66,10 @@ class Extractor(Network):
     def dim(self, layer: str) -> int:
         """Length of the feature vectors of `layer`."""
 
-    def signature(self) -> dict[str, str]:
-        """Everything that changes the features: network, rules, and the dtype where it is not float32."""
-        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
-        return {"network": self.card.name, **self.rules(), **dtype}
+    def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
+        """Features of n images and their prompts (n) -> scores (n,) or (n, 1 + columns), and the number of truncated
+        texts, for networks that read image and prompt together. TypeError for all others."""
+        raise TypeError(f"{self.card.name} does not score images by prompts")
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         """Features of the images of `batches`, in order: one pass for all `layers`, in declared precision.
@@ -96,15 +93,6 @@ class Extractor(Network):
             for layer, parts in features.items():
                 self.check_finite(parts, f"at layer {layer!r}")
         return features
-
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """The declared dtype; to be entered inside `full_precision`."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
-
-    def check_finite(self, features: Tensor | list[Tensor], what: str) -> None:
-        """NonFiniteFeatures unless all numbers are finite; reads one value back from the device."""
-        if not all(part.isfinite().all() for part in (features if isinstance(features, list) else [features])):
-            raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity {what}")
 
     def offload(self, device: torch.device) -> None:
         _COMPILED.pop((self.key, self.dtype, device), None)  # it holds the network
@@ -164,7 +152,7 @@ def measured_deviation(
 class PixelExtractor(Extractor):
     """No network: the layer "pixels" is a list of the images themselves, each (3, h, w), float32 in [0, 1]."""
 
-    card = ModelCard("none", "")
+    card = ModelCard("", "")
     default_layer = "pixels"
 
     @property
@@ -186,9 +174,6 @@ class PixelExtractor(Extractor):
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         return {"pixels": [image for batch in batches for image in self.prepare(_moved(batch, device))]}
 
-    def signature(self) -> dict[str, str]:
-        return {}
-
 
 @dataclass(frozen=True)
 class Uint8Pixels(PixelExtractor):
@@ -199,17 +184,3 @@ class Uint8Pixels(PixelExtractor):
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         return {"pixels": [image for batch in batches for image in self.prepare(batch).cpu()]}
-
-
-class Scorer(Extractor):
-    """A network that judges images by their prompts."""
-
-    columns: ClassVar[tuple[str, ...]] = ()  # what `score` gives beside the score
-
-    @abstractmethod
-    def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
-        """Features of n images and their prompts (n) -> scores (n, 1 + columns), and how many texts were truncated."""
-
-
-class FileExtractor(FileNetwork, Extractor):
-    """An extractor whose weights are one file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
@@ -14,17 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from lightning_imgmetrics._precision import default_float32
-from lightning_imgmetrics.errors import ImgMetricsError, MissingWeights, WeightsMismatch
+from lightning_imgmetrics.errors import ImgMetricsError, MissingWeights, NonFiniteFeatures, UnknownName
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, local_weights
 
 T = TypeVar("T")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CACHED_TEXTS = 16384  # rows a network remembers: 64 MiB of embeddings of 1024 floats
 
 
 class Network(ABC):
-    """A network and where its weights come from. Loaded at the first use, outside every module tree."""
+    """A network and the source of its weights: by default one file, which the card names or `weights` replaces.
+
+    Loaded at the first use, outside every module tree.
+    """
 
     card: ClassVar[ModelCard]
+    weights: Any = None  # a path in place of the card's file
+    dtype: str = "float32"  # a key of DTYPES
 
     @property
     @abstractmethod
@@ -39,13 +45,22 @@ class Network(ABC):
         """Weights and preprocessing, for the signature."""
         return {}
 
+    def signature(self) -> dict[str, str]:
+        """Everything that changes the outputs, the dtype only if it is not float32; empty without a network."""
+        if not self.card.name:
+            return {}
+        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        return {"network": self.card.name, **self.rules(), **dtype}
+
     def where(self) -> Path | None:
-        """The weights on this machine, a file or a folder, neither read nor fetched; None where they are absent."""
-        return None
+        """The weights on this machine, a file or a folder, neither read nor downloaded; None if they are absent."""
+        return local_weights(self.card, self.weights) if self.card.file or self.weights else None
 
     def prefetch(self) -> Path:
-        """The weights, found or downloaded, and verified; MissingWeights or WeightsMismatch."""
-        raise MissingWeights(f"{self.card.name} is the caller's own network: there is nothing to fetch")
+        """The weights on this machine, downloaded if necessary and verified; MissingWeights or WeightsMismatch."""
+        if not (self.card.file or self.weights):
+            raise MissingWeights(f"{self.card.name} is the caller's own network: there is nothing to fetch")
+        return find_weights(self.card, self.weights)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
         return self  # cloning a metric does not clone its network
@@ -73,23 +88,26 @@ class Network(ABC):
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Autocast to `dtype`, if it is not float32; to be entered inside `full_precision`."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+    def check_finite(self, outputs: Tensor | list[Tensor], what: str) -> None:
+        """NonFiniteFeatures unless all numbers are finite; reads one value back from the device."""
+        if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, list) else [outputs])):
+            raise NonFiniteFeatures(f"{self.card.name} returned NaN or infinity {what}")
+
+
+def check_dtype(dtype: str) -> None:
+    """UnknownName unless it is a key of DTYPES."""
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+
 
 NETWORKS: dict[tuple[Hashable, torch.device], Any] = {}
 PARKED: dict[tuple[Hashable, torch.device], nn.Module] = {}  # offloaded ones
 TEXTS: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # what networks made of texts
 LOCK = threading.RLock()
-
-
-class FileNetwork(Network):
-    """A network whose weights are one file, which its card names; `weights` is a path in place of it."""
-
-    weights: str | None
-
-    def where(self) -> Path | None:
-        return local_weights(self.card, self.weights)
-
-    def prefetch(self) -> Path:
-        return find_weights(self.card, self.weights)
 
 
 def remembered(
@@ -126,41 +144,3 @@ def in_parts(run: Callable[[slice], T], n: int, most: int) -> list[T]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # outside of `except`, whose traceback holds what is to be freed
     return out
-
-
-def filled(module: nn.Module, tensors: dict[str, Tensor], source: str) -> nn.Module:
-    """`module`, every parameter and buffer of which `tensors` has set, in float32.
-
-    WeightsMismatch lists the keys that are missing, left over or of another shape.
-    """
-    wanted = module.state_dict()
-    shapes = [(key, tensors[key].shape, x.shape) for key, x in wanted.items() if key in tensors]
-    require_fit(
-        source,
-        missing=wanted.keys() - tensors.keys(),
-        unexpected=tensors.keys() - wanted.keys(),
-        misshaped=[shape for shape in shapes if shape[1] != shape[2]],
-    )
-    floats = {key: x.float() if x.is_floating_point() else x for key, x in tensors.items()}
-    module.load_state_dict(floats, strict=True, assign=True)
-    return module
-
-
-def require_fit(
-    source: str,
-    *,
-    missing: Iterable[str],
-    unexpected: Iterable[str],
-    misshaped: Iterable[tuple[str, Sequence[int], Sequence[int]]],
-) -> None:
-    """WeightsMismatch, with the keys, unless all are empty; `misshaped` are (key, shape found, shape needed)."""
-    shapes = [f"{key} is {tuple(found)} and must be {tuple(needed)}" for key, found, needed in misshaped]
-    unfit = {"missing": sorted(missing), "unexpected": sorted(unexpected), "of another shape": sorted(shapes)}
-    if any(unfit.values()):
-        told = "; ".join(f"{kind}: {_some(keys)}" for kind, keys in unfit.items() if keys)
-        raise WeightsMismatch(f"{source} does not fit its network: keys {told}")
-
-
-def _some(keys: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more

@@ -23,8 +23,8 @@ from lightning_imgmetrics.models.base.checkpoint import (
     missing,
     weights_files,
 )
-from lightning_imgmetrics.models.base.extractor import Extractor
-from lightning_imgmetrics.models.base.network import Network, require_fit
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.base.parameters import require_fit
 from lightning_imgmetrics.models.base.weights import ModelCard, offline, sha256
 
 _LICENSES = {  # by prefix; empty where the publisher states none
@@ -82,26 +82,9 @@ class PretrainedNetwork(Network):
                 raise WeightsMismatch(f"{file} is damaged: sha256 must be {digest}, got {sha256(file)}")
         return folder
 
-    def pretrained(self, loader: Any, *, model: str | None = None, **kwargs: Any) -> Any:
-        """`loader.from_pretrained` of this checkpoint, or of another `model` at its main revision.
-
-        MissingWeights, or WeightsMismatch where it cannot be read.
-        """
-        from safetensors import SafetensorError
-
-        own = model in (None, self.model)
-        name, revision = (self.model, self.revision) if own else (str(model), None)
-        try:
-            with quiet():
-                path = local_checkpoint(name, revision)
-                return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
-        except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            folder = checkpoint_folder(name, revision)
-            here = folder is not None and (not own or weights_files(folder))
-            if here or not isinstance(error, OSError):
-                raise WeightsMismatch(f"the checkpoint {name!r} cannot be read: {reason}") from error
-            raise missing(name, revision, reason) from error
+    def pretrained(self, loader: Any, **kwargs: Any) -> Any:
+        """`loader.from_pretrained` of this checkpoint; MissingWeights, or WeightsMismatch if it cannot be read."""
+        return load_pretrained(loader, self.model, self.revision, whole=True, **kwargs)
 
     def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
         """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
@@ -125,9 +108,24 @@ class PretrainedNetwork(Network):
         return {"weights": digests(weights_files(folder)) if folder else self.revision or "main"}
 
 
-@dataclass(frozen=True)
-class PretrainedExtractor(PretrainedNetwork, Extractor):
-    """A checkpoint that returns features of images."""
+def load_pretrained(loader: Any, model: str, revision: str | None = None, *, whole: bool = False, **kwargs: Any) -> Any:
+    """`loader.from_pretrained` of a checkpoint: its configuration, tokenizer, image processor or network.
+
+    MissingWeights, or WeightsMismatch if it cannot be read. A `whole` checkpoint without weights is a missing one.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            path = local_checkpoint(model, revision)
+            return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        folder = checkpoint_folder(model, revision)
+        here = folder is not None and (not whole or weights_files(folder))
+        if here or not isinstance(error, OSError):
+            raise WeightsMismatch(f"the checkpoint {model!r} cannot be read: {reason}") from error
+        raise missing(model, revision, reason) from error
 
 
 def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:

@@ -100,7 +100,7 @@ class Detection:
 
     def pixels(self) -> Tensor | None:
         """The mask, bool (h, w); None where there is none."""
-        return self.mask.pixels() if isinstance(self.mask, RunLengths) else self.mask
+        return self.mask if self.mask is None or isinstance(self.mask, Tensor) else self.mask.pixels()
 
 
 def is_count(x: object) -> TypeGuard[int]:

@@ -16,9 +16,10 @@ from torch.nn.functional import interpolate
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import UnknownName, ValueRangeError, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
-from lightning_imgmetrics.models.base.network import in_parts, require_fit
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.base.extractor import PixelExtractor
+from lightning_imgmetrics.models.base.network import in_parts
+from lightning_imgmetrics.models.base.parameters import require_fit
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 from lightning_imgmetrics.models.detection.detections import CLASSES, Box, Detection
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
@@ -40,7 +41,7 @@ class _Detector(nn.Module):
 
 
 @dataclass(frozen=True)
-class DetectorExtractor(PretrainedExtractor, PixelExtractor):
+class DetectorExtractor(PretrainedNetwork, PixelExtractor):
     """Layer "pixels": 8-bit images (3, h, w), of any sizes. `detect`: the objects in them.
 
     `model`: a checkpoint folder or hub id of a Mask2Former for the instances of COCO's 80 classes, which are taken by
@@ -140,9 +141,6 @@ class DetectorExtractor(PretrainedExtractor, PixelExtractor):
             if probability * certainty > self.min_score:
                 found.append(Detection(CLASSES[label], probability * certainty, box, mask))
         return sorted(found, key=lambda detection: -detection.score)
-
-    def signature(self) -> dict[str, str]:
-        return Extractor.signature(self)
 
     def rules(self) -> dict[str, str]:
         return {**super().rules(), "resize": self.resize, "min_score": f"{self.min_score:g}"}

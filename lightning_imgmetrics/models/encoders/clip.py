@@ -18,7 +18,7 @@ from lightning_imgmetrics.models.base import open_clip
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_folder, cited, digests
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.network import in_parts, remembered
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled, load_pretrained
 from lightning_imgmetrics.models.base.resize import (
     bicubic_antialias_rounded,
     center_square,
@@ -45,7 +45,7 @@ class _Clip(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClipExtractor(PretrainedExtractor):
+class ClipExtractor(PretrainedNetwork, Extractor):
     """Image layers "embed" (the projected embedding, not normalized) and "maps" (hidden states); text by `embed_text`.
 
     `model`: "digits-clip", a checkpoint folder or hub id of transformers or of open_clip, or a callable that returns
@@ -72,9 +72,9 @@ class ClipExtractor(PretrainedExtractor):
     def card(self) -> ModelCard:  # type: ignore[override]
         if callable(self.model):
             return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
-        if isinstance(self.weights, ModelCard):
-            return self.weights
-        return super().card if self.weights is None else ModelCard(Path(self.weights).stem, str(self.weights))
+        if isinstance(self.weights, str | Path):
+            return ModelCard(Path(self.weights).stem, str(self.weights))
+        return super().card if self.weights is None else self.weights
 
     @property
     def key(self) -> Hashable:
@@ -91,7 +91,7 @@ class ClipExtractor(PretrainedExtractor):
 
     def prefetch(self) -> Path:
         if callable(self.model):
-            return Extractor.prefetch(self)
+            raise MissingWeights(f"{self.card.name} is the caller's own network: there is nothing to fetch")
         if self.weights is None:
             return super().prefetch()
         self.load()  # configuration, tokenizer and image processor, too
@@ -99,7 +99,7 @@ class ClipExtractor(PretrainedExtractor):
 
     @property
     def _path(self) -> str | None:
-        return None if self.weights is None or isinstance(self.weights, ModelCard) else str(self.weights)
+        return str(self.weights) if isinstance(self.weights, str | Path) else None
 
     def load(self) -> nn.Module:
         if callable(self.model):
@@ -111,10 +111,9 @@ class ClipExtractor(PretrainedExtractor):
         if not isinstance(getattr(getattr(config, "vision_config", None), "image_size", None), int):
             kind = config.model_type
             raise WeightsMismatch(f"{self.model!r} must be a CLIP or SigLIP of one image size, got {kind!r}")
-        source = self.processor or self.model
-        tokenizer = self.pretrained(AutoTokenizer, model=source)
+        tokenizer = self._companion(AutoTokenizer)
         if preprocess is None or self.processor is not None:
-            images = self.pretrained(AutoImageProcessor, model=source)
+            images = self._companion(AutoImageProcessor)
         else:
             images = open_clip.image_processor(config.vision_config.image_size, preprocess)
         if preprocess is not None:
@@ -123,6 +122,12 @@ class ClipExtractor(PretrainedExtractor):
             return _Clip(self.pretrained_model(), tokenizer, images)
         network, foreign = self._from_file(config)
         return _Clip(network, tokenizer, images, clean=foreign or preprocess is not None)
+
+    def _companion(self, loader: Any) -> Any:
+        """The tokenizer or image processor: of `processor`, or the checkpoint's own."""
+        if self.processor in (None, self.model):
+            return self.pretrained(loader)
+        return load_pretrained(loader, str(self.processor))
 
     def _from_file(self, config: Any) -> tuple[Any, bool]:
         """The network with the tensors of a file, and whether they are open_clip's."""

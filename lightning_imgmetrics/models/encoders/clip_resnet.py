@@ -16,11 +16,12 @@ from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch, require
 from lightning_imgmetrics.models.base.checkpoint import cited, vocabulary
-from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
-from lightning_imgmetrics.models.base.network import filled, remembered
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.network import remembered
+from lightning_imgmetrics.models.base.parameters import filled
+from lightning_imgmetrics.models.base.pretrained import load_pretrained
 from lightning_imgmetrics.models.base.resize import CLIP_MEAN, CLIP_STD, standardize
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
-from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
 _REPO, _FILE = "timm/resnet50_clip.openai", "open_clip_model.safetensors"
 _REVISION = "ec3d92cf63a5f9d591f0d611b736895966c73076"
@@ -49,7 +50,7 @@ class _ClipResNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClipResNetExtractor(FileExtractor):
+class ClipResNetExtractor(Extractor):
     """Layer "embed": OpenAI's CLIP RN50 of images of any size from 32 x 32, neither resized nor quantized.
 
     Leaving out the positional embedding of its attention pooling is what makes it take any size. The graph is `piq`'s
@@ -86,7 +87,7 @@ class ClipResNetExtractor(FileExtractor):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return ClipExtractor(self.processor or _TOKENIZER).pretrained(AutoTokenizer)
+        return load_pretrained(AutoTokenizer, self.processor or _TOKENIZER, whole=True)
 
     def prepare(self, images: Tensor) -> Tensor:
         if min(images.shape[2:]) < _SMALLEST:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Features
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 from lightning_imgmetrics.models.base.resize import RESIZE, standardize
 
 _SIZE = 224
@@ -22,7 +22,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Dinov2Extractor(PretrainedExtractor):
+class Dinov2Extractor(PretrainedNetwork, Extractor):
     """Layer "embed": the class token after the last LayerNorm, of images squeezed to 224 x 224.
 
     `model`: a DINOv2 checkpoint folder or hub id, with registers or without. `resize` names a rule of `models.resize`:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 from lightning_imgmetrics.models.encoders.lpips import LpipsExtractor, require_positive, torchvision_features
 
@@ -66,7 +66,7 @@ class _Stages(nn.Module):
 
 
 @dataclass(frozen=True)
-class DistsExtractor(FileExtractor):
+class DistsExtractor(Extractor):
     """Layers "maps" (one (n, c, h, w) per stage), "alpha" and "beta" (one (c,) per stage) of DISTS (Ding et al. 2020).
 
     `weights`: a file in place of torchvision's VGG-16 with ImageNet weights. Images of any size, not resized.

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.resize import RESIZE
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 
@@ -38,7 +38,7 @@ _DIMS = {"64": 64, "192": 192, "sfid": 2023, "768": 768, "2048": 2048, "logits_u
 
 
 @dataclass(frozen=True)
-class InceptionExtractor(FileExtractor):
+class InceptionExtractor(Extractor):
     """Layers "64", "192", "768", "2048", "logits_unbiased", "logits" and "sfid", all from one pass.
 
     "sfid" is a 17 x 17 x 7 map flattened in the order (h, w, c), as in ADM's statistics files (Nash et al. 2021).

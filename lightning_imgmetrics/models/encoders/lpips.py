@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics.errors import MissingExtra, ShapeError, UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Features, FileExtractor
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 
 _URL = "https://download.pytorch.org/models/"
@@ -75,7 +75,7 @@ def require_positive(path: Path, weights: Sequence[Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class LpipsExtractor(FileExtractor):
+class LpipsExtractor(Extractor):
     """Layers "maps" (one (n, c, h, w) per layer) and "heads" (one (c,) per layer) of LPIPS v0.1 (Zhang et al. 2018).
 
     `net`: "alex", "vgg" or "squeeze"; `weights`: a file in place of torchvision's ImageNet weights; `image_size`

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.network import FileNetwork, filled
+from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.base.parameters import filled
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 
 
@@ -52,7 +53,7 @@ _STACK = re.compile(r"(layers\.)?(scoring_head\.)?(?=\d)")
 
 
 @dataclass(frozen=True)
-class AestheticHead(FileNetwork):
+class AestheticHead(Network):
     """The head of a `version` of `HEADS`; `weights` is a file in place of the published one.
 
     Such a file may hold any of the published layouts, also beside the image tower, which is left aside. `prefetch`

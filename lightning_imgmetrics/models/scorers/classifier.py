@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.extractor import Features
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
 
 class _Classifier(nn.Module):
@@ -27,7 +27,7 @@ class _Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClassifierExtractor(PretrainedExtractor):
+class ClassifierExtractor(PretrainedNetwork, Extractor):
     """Layer "probabilities" (n, k) of a checkpoint's k labels; layer "peak" (n, 3), each channel's brightest pixel.
 
     `model`: a checkpoint folder or hub id that transformers reads as an image classifier. Probabilities are a softmax,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base.checkpoint import cited, digests, vocabulary, weights_files
-from lightning_imgmetrics.models.base.extractor import Extractor, Features, PixelExtractor, Scorer
-from lightning_imgmetrics.models.base.network import FileNetwork, filled, in_parts
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor, assembled
-from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors
+from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
+from lightning_imgmetrics.models.base.network import DTYPES, in_parts
+from lightning_imgmetrics.models.base.parameters import filled
+from lightning_imgmetrics.models.base.pretrained import assembled, load_pretrained
+from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, local_weights
 from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import (
     Template,
@@ -33,7 +34,7 @@ _POSITIONS = ("sequential", "mrope")
 
 
 @dataclass(frozen=True)
-class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
+class HPSv3Extractor(PixelExtractor):
     """Layer "pixels": 8-bit images (3, h, w) of about 200704 pixels. `score`: mean and spread of the preference.
 
     `weights`: a file in place of the published one, or a folder of safetensors with their index. `processor`: the
@@ -44,11 +45,11 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
     Source: Ma et al. 2025.
     """
 
-    model: str = field(default="MizzenAI/HPSv3", init=False)
     weights: str | None = None
     processor: str = QWEN2_VL
     positions: str = "sequential"
     template: str | None = None
+    revision: str = "main"
     columns = ("sigma",)
     most = 16
 
@@ -59,13 +60,11 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
 
     @property
     def card(self) -> ModelCard:  # type: ignore[override]
-        return ModelCard.on_hub(
-            "HPSv3", self.model, "HPSv3.safetensors", revision=self.revision or "main", license="MIT"
-        )
+        return ModelCard.on_hub("HPSv3", "MizzenAI/HPSv3", "HPSv3.safetensors", revision=self.revision, license="MIT")
 
     @property
     def key(self) -> Hashable:
-        return *super().key, self.weights, self.processor, self.dtype  # type: ignore[misc]
+        return "hpsv3", self.revision, self.weights, self.processor, self.dtype
 
     @functools.cached_property
     def wording(self) -> tuple[Template, Template]:
@@ -79,9 +78,6 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
             "processor": cited(self.processor, images=True, config=True),
             "template": "+".join(dict.fromkeys(text.origin for text in self.wording)),
         }
-
-    def signature(self) -> dict[str, str]:
-        return Extractor.signature(self)
 
     def where(self) -> Path | None:
         """The weights' file or folder; None where it, or the tokenizer, is absent."""
@@ -105,7 +101,7 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
         """The weights on this machine: a file, or the shards of a folder; empty where they are absent."""
         if self._folder is not None:
             return weights_files(self._folder)
-        path = FileNetwork.where(self)
+        path = local_weights(self.card, self.weights)
         return [] if path is None else [path]
 
     def _files(self) -> list[Path]:
@@ -122,10 +118,8 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
         """Configuration, tokenizer and image processor of the backbone."""
         from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, Qwen2VLConfig
 
-        parts = [
-            self.pretrained(kind, model=self.processor) for kind in (AutoConfig, AutoTokenizer, AutoImageProcessor)
-        ]
-        config, tokenizer, image_processor = parts
+        loaders = (AutoConfig, AutoTokenizer, AutoImageProcessor)
+        config, tokenizer, image_processor = (load_pretrained(loader, self.processor) for loader in loaders)
         if not isinstance(config, Qwen2VLConfig) or IMAGE not in (tokenizer.chat_template or ""):
             raise WeightsMismatch(
                 f"`processor` must be a Qwen2-VL whose tokenizer has a chat template with {IMAGE}, got"
@@ -148,7 +142,7 @@ class HPSv3Extractor(FileNetwork, PretrainedExtractor, Scorer, PixelExtractor):
                 f" {REWARD} included"
             )
         config.text_config.vocab_size = len(tokenizer)
-        dtype = getattr(torch, self.dtype)
+        dtype = DTYPES[self.dtype]
         return HPSv3Network(
             assembled(Qwen2VLModel, config, backbone, str(path), dtype=dtype),
             filled(ranking_head(config.text_config.hidden_size), head, f"{path} (rm_head)"),

@@ -17,8 +17,9 @@ from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMismatch
 from lightning_imgmetrics.models.base.checkpoint import cited, local_checkpoint, vocabulary
-from lightning_imgmetrics.models.base.extractor import Features, Scorer
-from lightning_imgmetrics.models.base.network import FileNetwork, filled, in_parts, require_fit
+from lightning_imgmetrics.models.base.extractor import Extractor, Features
+from lightning_imgmetrics.models.base.network import in_parts
+from lightning_imgmetrics.models.base.parameters import filled, require_fit
 from lightning_imgmetrics.models.base.pretrained import assembled, quiet
 from lightning_imgmetrics.models.base.resize import CLIP_MEAN, CLIP_STD, short_side_rounded, standardize
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, offline, sha256
@@ -58,7 +59,7 @@ class _ImageReward(nn.Module):
 
 
 @dataclass(frozen=True)
-class ImageRewardExtractor(FileNetwork, Scorer):
+class ImageRewardExtractor(Extractor):
     """Layer "tokens": the image tokens (n, 1 + patches, d), which the text tower reads together with a prompt.
 
     `weights`: a file in the layout of `ImageReward.pt`; sizes are read off its tensors. `tokenizer`: the folder or hub

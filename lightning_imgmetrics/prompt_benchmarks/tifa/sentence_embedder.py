@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import WeightsMismatch
 from lightning_imgmetrics.models.base.network import in_parts, remembered
-from lightning_imgmetrics.models.base.pretrained import PretrainedExtractor
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
 _LONGEST = 384  # tokens, as the published checkpoint reads them
 
@@ -37,7 +37,7 @@ class _Reader(nn.Module):
 
 
 @dataclass(frozen=True)
-class SentenceEmbedder(PretrainedExtractor):
+class SentenceEmbedder(PretrainedNetwork):
     """An encoder of sentences: a checkpoint folder or hub id that transformers reads. It is shown no images.
 
     The embedding is the mean over tokens, of length 1, as all-mpnet-base-v2 is published with. Source: Reimers &
@@ -72,15 +72,3 @@ class SentenceEmbedder(PretrainedExtractor):
 
     def signature(self) -> dict[str, str]:
         return {"embedder": f"{self.card.name}@{self.rules()['weights']}"}
-
-    def prepare(self, images: Tensor) -> Tensor:
-        raise TypeError(_NO_IMAGES)
-
-    def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> dict[str, Any]:
-        raise TypeError(_NO_IMAGES)
-
-    def dim(self, layer: str) -> int:
-        raise TypeError(_NO_IMAGES)
-
-
-_NO_IMAGES = "an encoder of sentences takes no images"

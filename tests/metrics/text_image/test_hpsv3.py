@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import Worlds, random_images
-from lightning_imgmetrics.metrics.text_image.hpsv3 import HPSv3
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -41,6 +40,7 @@ from lightning_imgmetrics.errors import (
     ValueRangeError,
     WeightsMismatch,
 )
+from lightning_imgmetrics.metrics.text_image.preference import HPSv3
 from lightning_imgmetrics.models.base.network import NETWORKS
 from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import TemplateCard
