@@ -101,8 +101,7 @@ class Images(Dataset):
 def suite(sizes: Sizes) -> Iterator[Row]:
     """FID, KID, inception score, precision and recall of one stream of images."""
     import torchmetrics.image as tm
-    from torch_fidelity import calculate_metrics
-    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+    from torch_fidelity import calculate_metrics, feature_extractor_inceptionv3 as fidelity
 
     n, subset = sizes.images, sizes.images // 2
     sides = {

@@ -17,8 +17,8 @@ from lightning_imgmetrics.functional.prompt_statistics import (
     PromptStatistics,
     best_of_k,
     intraclass_correlation,
+    per_prompt_statistics,
     prompt_mean,
-    prompt_statistics,
     variance_components,
     worst_of_k,
 )
@@ -136,7 +136,7 @@ class PerPrompt(ImageMetric):
 
     def summarize(self) -> Summary:
         scores, prompts, undefined = self._defined()
-        each = prompt_statistics(scores, prompts)
+        each = per_prompt_statistics(scores, prompts)
         mean, error = prompt_mean(scores, prompts) if len(each.n) > 1 else (each.mean[0], None)
         fewest = int(each.n.min())
         details = {"n_prompts": float(len(each.n)), "samples_per_prompt": float(len(scores) / len(each.n))}

@@ -1,4 +1,4 @@
-"""The layers of the package, and what importing it costs."""
+"""The layers of the package, its public names, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import lightning_imgmetrics
+
 PACKAGE = Path(__file__).parents[1] / "lightning_imgmetrics"
+FOUNDATIONS = ("errors", "result", "_compat", "_shapes", "_precision", "_images", "_distributed", "_files", "_lazy")
 ROWS = (
-    ("errors", "result", "_compat", "_shapes", "_precision", "_images", "_distributed", "_files", "_version"),
+    (*FOUNDATIONS, "_version"),
     ("functional", "states", "models", "data", "report"),
     ("metrics",),
     ("judges",),
@@ -25,10 +28,14 @@ ROWS = (
     ("__main__",),
 )
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+MOST_FILES = 22  # in one folder
 
 
 def imports() -> Iterator[tuple[Path, str]]:
-    """(module, part of the package that it imports), for every import anywhere in the package."""
+    """(module, part of the package that it imports), for every import anywhere in the package.
+
+    The public names, of the package and of `functional`, are loaded lazily: their stubs may name what stands above.
+    """
     for path in sorted(PACKAGE.rglob("*.py")):
         if path == PACKAGE / "__init__.py":
             continue
@@ -48,15 +55,25 @@ def test_imports_point_down() -> None:
             assert lower, f"{path.relative_to(PACKAGE)} may not import {other}"
 
 
-def test_importing_the_package_loads_no_framework() -> None:
-    code = "import sys, lightning_imgmetrics; print(sorted({'torch', 'transformers', 'lightning'} & set(sys.modules)))"
+def test_folders_stay_small() -> None:
+    for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())):
+        files = len(list(folder.glob("*.py")))
+        assert files <= MOST_FILES, f"{folder.relative_to(PACKAGE.parent)} holds {files} modules"
+
+
+@pytest.mark.parametrize("name", ["lightning_imgmetrics", "lightning_imgmetrics.functional"])
+def test_importing_loads_no_framework(name: str) -> None:
+    code = f"import sys, {name}; print(sorted({{'torch', 'numpy', 'transformers', 'lightning'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_every_public_name_resolves() -> None:
-    package = importlib.import_module("lightning_imgmetrics")
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-    assert set(package.__all__) == set(package._HOME_OF)
-    with pytest.raises(AttributeError, match="no attribute 'FID'"):
+@pytest.mark.parametrize("package", [lightning_imgmetrics, lightning_imgmetrics.functional])
+def test_every_public_name_resolves(package: object) -> None:
+    """Whatever was imported before: a module of that name would take its place."""
+    name = package.__name__
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    for public in dir(package):
+        value = getattr(package, public)
+        assert value is importlib.import_module(f"{name}.{public}") if public in modules else value is not None
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'FID'"):
         _ = package.FID

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lightning_imgmetrics.cli import judging
-from lightning_imgmetrics.cli import options as o
+from lightning_imgmetrics.cli import judging, options as o
 from lightning_imgmetrics.cli.request import Measures, Request, UsageError, parse_batch_size, parse_list, parse_shard
 
 app = typer.Typer(name="imgmetrics", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

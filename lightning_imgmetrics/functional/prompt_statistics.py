@@ -25,12 +25,12 @@ class PromptStatistics(NamedTuple):
     maximum: Tensor
 
 
-def prompt_statistics(scores: Tensor, groups: Tensor) -> PromptStatistics:
+def per_prompt_statistics(scores: Tensor, groups: Tensor) -> PromptStatistics:
     """Prompt, count, mean, variance, minimum and maximum of each of p prompts: tensors (p,), the first two int64.
 
     scores (n,), n >= 1, finite; groups (n,) integers. ShapeError, ValueRangeError, NotEnoughSamples otherwise.
 
-    >>> prompt_statistics(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 7])).mean
+    >>> per_prompt_statistics(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 7])).mean
     tensor([2., 5.], dtype=torch.float64)
     """
     x, prompt, count = _sorted(scores, groups)
@@ -84,7 +84,7 @@ def variance_components(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]
     >>> variance_components(torch.tensor([1.0, 2.0, 4.0, 5.0]), torch.tensor([0, 0, 1, 1]))
     (tensor(4.2500, dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
     """
-    by_prompt = prompt_statistics(scores, groups)
+    by_prompt = per_prompt_statistics(scores, groups)
     n, p = int(by_prompt.n.sum()), len(by_prompt.n)
     if p < 2:
         raise NotEnoughSamples("the variance between prompts", p, 2, "samples of one prompt do not show it")
@@ -119,7 +119,7 @@ def prompt_mean(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     >>> prompt_mean(torch.tensor([1.0, 3.0, 4.0]), torch.tensor([0, 0, 1]))
     (tensor(3., dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
-    means = prompt_statistics(scores, groups).mean
+    means = per_prompt_statistics(scores, groups).mean
     p = len(means)
     if p < 2:
         raise NotEnoughSamples("the error clustered by prompt", p, 2, "one prompt shows no spread")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from callback_parts import Painter, loaders, monitor, trainer
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_imgmetrics import Every, ImageMetricsCallback
 from lightning_imgmetrics.errors import UnknownName
@@ -115,8 +114,7 @@ CONFIG = {
 def plain(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     from functools import partial
 
-    from lightning_imgmetrics import CLIPScore
-    from lightning_imgmetrics import registry as table
+    from lightning_imgmetrics import CLIPScore, registry as table
 
     monkeypatch.setitem(table.METRICS, "clip_score", partial(CLIPScore, "digits-clip"))
     return dict(CONFIG)

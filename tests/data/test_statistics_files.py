@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_imgmetrics._files import write_atomically
 from lightning_imgmetrics.data.statistics_files import FORMATS, read_statistics

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from scipy.stats import kendalltau, norm, pearsonr, spearmanr
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 

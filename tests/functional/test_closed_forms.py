@@ -9,8 +9,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from lightning_imgmetrics._shapes import bind_shapes

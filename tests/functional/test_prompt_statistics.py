@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
 from lightning_imgmetrics.functional.prompt_statistics import (
     best_of_k,
     intraclass_correlation,
+    per_prompt_statistics,
     prompt_mean,
-    prompt_statistics,
     variance_components,
     worst_of_k,
 )
 
-FUNCTIONS = (prompt_statistics, variance_components, intraclass_correlation, prompt_mean)
+FUNCTIONS = (per_prompt_statistics, variance_components, intraclass_correlation, prompt_mean)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -46,7 +45,7 @@ def unbalanced(counts: tuple[int, ...] = (1, 4, 2, 7, 4), seed: int = 0) -> tupl
 
 def test_each_prompt_is_described_in_ascending_order() -> None:
     scores, groups, parts = unbalanced()
-    found = prompt_statistics(scores, groups)
+    found = per_prompt_statistics(scores, groups)
     assert found.prompt.tolist() == [-7, 0, 3, 4, 2**40]
     assert found.n.tolist() == [1, 4, 2, 7, 4]
     assert found.mean.tolist() == pytest.approx([p.mean() for p in parts], rel=1e-12)
@@ -68,7 +67,7 @@ def test_the_order_of_samples_does_not_change_a_bit() -> None:
 
 def test_equal_scores_vary_by_exactly_nothing() -> None:
     groups = torch.tensor([0, 0, 0, 1, 1])
-    found = prompt_statistics(torch.full((5,), 0.1), groups)
+    found = per_prompt_statistics(torch.full((5,), 0.1), groups)
     assert found.mean.unique().tolist() == [float(torch.tensor(0.1))]
     assert found.variance.tolist() == [0, 0]
     assert [float(x) for x in variance_components(torch.full((5,), 0.1), groups)] == [0, 0]
@@ -77,7 +76,7 @@ def test_equal_scores_vary_by_exactly_nothing() -> None:
 
 def test_a_large_offset_costs_no_accuracy() -> None:
     scores, groups, parts = unbalanced()
-    shifted = prompt_statistics(scores + 1e6, groups).variance[1:]
+    shifted = per_prompt_statistics(scores + 1e6, groups).variance[1:]
     assert shifted.tolist() == pytest.approx([p.var(ddof=1) for p in parts[1:]], rel=1e-8)
 
 

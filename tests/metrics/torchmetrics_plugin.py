@@ -25,11 +25,8 @@ import torchmetrics.image.ssim
 import torchmetrics.image.vif
 import torchvision
 
-from lightning_imgmetrics.metrics.distribution import entropy, frechet, manifold
-from lightning_imgmetrics.metrics.distribution import mmd as kernel
-from lightning_imgmetrics.metrics.full_reference import perceptual as reference
-from lightning_imgmetrics.metrics.full_reference import psnr as paired
-from lightning_imgmetrics.metrics.full_reference import ssim as similarity
+from lightning_imgmetrics.metrics.distribution import entropy, frechet, manifold, mmd as kernel
+from lightning_imgmetrics.metrics.full_reference import perceptual as reference, psnr as paired, ssim as similarity
 from lightning_imgmetrics.models.base.extractor import ModelCard
 from lightning_imgmetrics.models.encoders import lpips as lpips_nets
 from lightning_imgmetrics.models.encoders.dists import DistsExtractor

@@ -13,8 +13,7 @@ import torch
 from conftest import Worlds, random_images
 from helpers.benchmark_references import DpgScores, dpg_scores
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from lightning_imgmetrics import MetricSuite

@@ -15,8 +15,7 @@ import torch
 from conftest import Worlds, random_images
 from helpers.benchmark_references import gedit_scores
 from helpers.judges import ScriptedJudge, qwen2_vl, texts_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import Tensor
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images
 from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError, ValueRangeError
 from lightning_imgmetrics.functional.pixel import check_positive, mse
-from lightning_imgmetrics.functional.vif import vif
+from lightning_imgmetrics.functional.visual_information import vif
 from lightning_imgmetrics.metrics.base.summary import Column, Summary
 from lightning_imgmetrics.metrics.full_reference.base import PixelReferenceMetric, Range
 from lightning_imgmetrics.states.moments import Moments

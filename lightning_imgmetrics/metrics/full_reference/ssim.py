@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.errors import UnknownName
-from lightning_imgmetrics.functional.ssim import BETAS, NORMALIZE, WINDOWS, Numbers, ms_ssim, ssim, ssim_maps
+from lightning_imgmetrics.functional.structural_similarity import (
+    BETAS,
+    NORMALIZE,
+    WINDOWS,
+    Numbers,
+    ms_ssim,
+    ssim,
+    ssim_maps,
+)
 from lightning_imgmetrics.metrics.base.inputs import Ids, check_ids
 from lightning_imgmetrics.metrics.base.streams import Stream
 from lightning_imgmetrics.metrics.base.summary import Column, Summary

@@ -110,17 +110,6 @@ class BioCLIPScore(CosineMetric):
         super().__init__(network, formula=formula, **kwargs)
 
 
-def clip_score(
-    source: Images | Texts,
-    target: Images | Texts,
-    model_name_or_path: Model = CLIPScore.default_network,
-) -> Tensor:
-    """CLIPScore of one batch of pairs, as torchmetrics' functional: scalar in [0, 100]."""
-    metric = CLIPScore(model_name_or_path, sync_on_compute=False)
-    metric.update(source, target)
-    return metric.compute()
-
-
 def _as_texts(x: Any) -> list[str] | None:
     """The texts, or None for images; ShapeError for a mixture."""
     items = [x] if isinstance(x, str) else x

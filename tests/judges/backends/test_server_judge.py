@@ -26,8 +26,7 @@ import pytest
 import torch
 from conftest import random_images
 from helpers.openai_server import Body, OpenAIServer, Said, echo, questions, serving
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from lightning_imgmetrics.errors import JudgeFailed, JudgeUnavailable, UnknownName

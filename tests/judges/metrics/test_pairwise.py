@@ -11,8 +11,7 @@ import pytest
 import torch
 from conftest import Worlds, random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lightning_imgmetrics import MetricSuite, WinRate
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_imgmetrics.judges.metrics.qwen_scores import dimensions_of, heading_scores, known_mean, read_marks
 

@@ -14,8 +14,7 @@ import torch
 from conftest import Worlds, random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
 from helpers.qwen_judges import qwen_vl
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName

@@ -10,8 +10,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lightning_imgmetrics.judges.parsing.answers import (
     json_in,

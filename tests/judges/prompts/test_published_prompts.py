@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lightning_imgmetrics.errors import WeightsMismatch
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import (

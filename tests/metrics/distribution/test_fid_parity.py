@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torchmetrics.image.fid import FrechetInceptionDistance as TorchmetricsFID
-from torchmetrics.image.fid import NoTrainInceptionV3
+from torchmetrics.image.fid import FrechetInceptionDistance as TorchmetricsFID, NoTrainInceptionV3
 
 from lightning_imgmetrics import FrechetInceptionDistance
 from lightning_imgmetrics.models.encoders.inception import InceptionExtractor

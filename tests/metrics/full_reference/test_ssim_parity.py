@@ -11,13 +11,15 @@ import pytorch_msssim
 import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim
-from torchmetrics.functional.image import structural_similarity_index_measure as torchmetrics_ssim
-from torchmetrics.functional.image import visual_information_fidelity as torchmetrics_vif
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure as torchmetrics_ms_ssim,
+    structural_similarity_index_measure as torchmetrics_ssim,
+    visual_information_fidelity as torchmetrics_vif,
+)
 
 from lightning_imgmetrics.errors import ShapeError, UnknownName, ValueRangeError
-from lightning_imgmetrics.functional.ssim import ms_ssim, ssim, ssim_maps
-from lightning_imgmetrics.functional.vif import vif
+from lightning_imgmetrics.functional.structural_similarity import ms_ssim, ssim, ssim_maps
+from lightning_imgmetrics.functional.visual_information import vif
 
 SHAPES = [(2, 3, 33, 47), (3, 1, 12, 11), (1, 3, 64, 64), (2, 2, 12, 15, 13)]
 UNIFORM = {"gaussian_kernel": False, "kernel_size": 5}

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Worlds, random_images
-from helpers import checkpoints as made
-from helpers import judge_cases
+from helpers import checkpoints as made, judge_cases
 from helpers.checkpoints import LENGTH, SIDE
 from helpers.judges import ScriptedJudge
 from PIL import Image

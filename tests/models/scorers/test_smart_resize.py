@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 from conftest import random_images
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor

@@ -13,8 +13,7 @@ import pytest
 import torch
 from conftest import random_images
 from helpers.judges import ScriptedJudge, texts_of
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_imgmetrics.errors import (
     JudgeFailed,

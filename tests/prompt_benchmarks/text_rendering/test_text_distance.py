@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lightning_imgmetrics.errors import ValueRangeError
 from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import quoted_texts

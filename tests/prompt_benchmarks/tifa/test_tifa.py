@@ -16,8 +16,7 @@ from conftest import Worlds
 from helpers.benchmark_references import tifa_scores
 from helpers.checkpoints import randomized
 from helpers.judges import ScriptedJudge, byte_tokenizer, qwen2_vl, texts_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
