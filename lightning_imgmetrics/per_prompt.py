@@ -49,7 +49,7 @@ class PerPrompt(ImageMetric):
     interval is that of the mean over prompts. ValueError for a `metric` of pairs whose reduction is no mean.
     """
 
-    inputs: tuple[str, ...]  # type: ignore[misc]
+    inputs: tuple[str, ...]
 
     def __init__(self, metric: ScoreMetric, **kwargs: Any):
         if not isinstance(metric, ScoreMetric):
@@ -59,8 +59,8 @@ class PerPrompt(ImageMetric):
         super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
         self._inner = (deepcopy(metric),)  # not a module of this one: its states are never used, but for the counters
         self.metric.reset()
-        self.name = f"{metric.name}_per_prompt"  # type: ignore[misc]
-        self.unit = metric.unit  # type: ignore[misc]
+        self.name = f"{metric.name}_per_prompt"
+        self.unit = metric.unit
         self.inputs = tuple(dict.fromkeys([*metric.inputs, "prompts"]))
         self.extractor, self.layers = metric.extractor, metric.layers
         for name in metric.counter_names:
@@ -76,7 +76,7 @@ class PerPrompt(ImageMetric):
         return self._inner[0]
 
     @property
-    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+    def higher_is_better(self) -> bool | None:
         return self.metric.higher_is_better
 
     @property

@@ -47,7 +47,7 @@ class MetricSuite(Members):
         super().__init__(members)
         self.value_range = value_range
 
-    def update(  # type: ignore[override]
+    def update(
         self,
         images: Images,
         *,

@@ -64,7 +64,7 @@ class LocalJudge(PretrainedNetwork, Judge):
 
     @property
     def key(self) -> Any:
-        return *super().key, self.dtype  # type: ignore[misc]
+        return *super().key, self.dtype
 
     def load(self) -> nn.Module:
         """A module with `problem`, `generate` and `probabilities`, as `ChatGenerator` has them."""

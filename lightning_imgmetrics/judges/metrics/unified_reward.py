@@ -71,11 +71,11 @@ class UnifiedReward(WordedMetric):
         super().__init__(judge, **kwargs)
 
     @property
-    def plot_lower_bound(self) -> float:  # type: ignore[override]
+    def plot_lower_bound(self) -> float:
         return 0.0 if self.pairwise else 1.0
 
     @property
-    def plot_upper_bound(self) -> float:  # type: ignore[override]
+    def plot_upper_bound(self) -> float:
         return 1.0 if self.pairwise else 5.0
 
     def range_of(self, name: str) -> tuple[float, float] | None:

@@ -87,7 +87,7 @@ class UnifiedRewardEdit(WordedMetric):
         super().__init__(judge, **kwargs)
 
     @property
-    def plot_upper_bound(self) -> float:  # type: ignore[override]
+    def plot_upper_bound(self) -> float:
         return 1.0 if self.pairwise else 25.0
 
     def range_of(self, name: str) -> tuple[float, float] | None:

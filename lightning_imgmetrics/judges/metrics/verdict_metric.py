@@ -65,7 +65,7 @@ class VerdictMetric(ScoreMetric):
     def verdicts(self, samples: Sequence[Sample]) -> tuple[list[Verdict], list[tuple[int, ...]]]:
         """The verdicts on n samples, and the `counts` of each."""
 
-    def update(  # type: ignore[override]
+    def update(
         self,
         *,
         images: Images,

@@ -52,7 +52,7 @@ class ScoreMetric(ImageMetric):
         return (*super().columns(), *undefined)
 
     @property
-    def score_is_partial(self) -> bool:  # type: ignore[override]
+    def score_is_partial(self) -> bool:
         return self.undefined_score is not None
 
     @property

@@ -92,7 +92,7 @@ def inception_network(
     return standard, str(feature)
 
 
-@property  # type: ignore[misc]
+@property
 def shared_network(metric: DistributionMetric) -> nn.Module:
     """torchmetrics' name for the network, which is shared, on the metric's device."""
     assert metric.extractor is not None

@@ -67,9 +67,7 @@ class IntraFrechetInceptionDistance(DistributionMetric):
         streams = {"labelled": Stream(self.store, self.store.d, layer)}
         super().__init__(extractor, streams, streams, **kwargs)
 
-    def update(  # type: ignore[override]
-        self, images: Images, real: bool, labels: Tensor | Sequence[int], ids: Ids | None = None
-    ) -> None:
+    def update(self, images: Images, real: bool, labels: Tensor | Sequence[int], ids: Ids | None = None) -> None:
         """Add images (n, 3, h, w) of classes `labels` (n,) to the reference or to the generated set."""
         self.stage(self.extract(self.validate_images(images)), real=real, labels=labels, ids=ids)()
 

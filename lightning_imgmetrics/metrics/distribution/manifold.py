@@ -41,7 +41,7 @@ class ManifoldMetric(BankMetric):
         super().__init__(network, **kwargs)
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         return self.report
 
     balls_around_both: ClassVar[bool]

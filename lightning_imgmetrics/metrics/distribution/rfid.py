@@ -48,7 +48,7 @@ class ReconstructionFrechetDistance(FrechetDistance):
         }
         DistributionMetric.__init__(self, extractor, streams, {}, **kwargs)
 
-    def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
+    def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:
         """Add reconstructions and their originals, (n, 3, h, w) uint8 or float in `value_range`, or lists of images."""
         sides = self.validate_images(preds, "preds"), self.validate_images(target, "target")
         sizes = [sum(map(len, side)) for side in sides]

@@ -74,7 +74,7 @@ class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
         super().__init__(reduction, **{"value_range": (0.0, 1.0) if normalize else (-1.0, 1.0), **kwargs})
         self.extractor = extractor
 
-    def update(self, img1: Images, img2: Images, ids: Ids | None = None) -> None:  # type: ignore[override]
+    def update(self, img1: Images, img2: Images, ids: Ids | None = None) -> None:
         """Add pairs of images, each side (n, 3, h, w) or a list of (3, h, w); the two of a pair have one size."""
         self.add_pairs(ids, img1=img1, img2=img2)
 

@@ -37,7 +37,7 @@ class PromptMetric(ScoreMetric):
         counters = Column("texts", "counter"), Column("truncated", "counter")
         return (*super().columns(), *counters, Column("truncated_fraction", "detail", logged=True))
 
-    def update(self, *, images: Images, prompts: Texts, ids: Ids | None = None) -> None:  # type: ignore[override]
+    def update(self, *, images: Images, prompts: Texts, ids: Ids | None = None) -> None:
         """Add images, (n, 3, h, w) uint8 or float in `value_range` or a list of mixed sizes, and n prompts.
 
         One string is the prompt of all images. ShapeError: counts that differ. ValueError: an empty prompt.

@@ -44,7 +44,7 @@ class CLIPScore(CosineMetric):
         network = one_network(network, self.default_network, model_name_or_path=model_name_or_path)
         super().__init__(network, formula=formula, **kwargs)
 
-    def update(  # type: ignore[override]
+    def update(
         self,
         source: Images | Texts | None = None,
         target: Images | Texts | None = None,

@@ -31,7 +31,7 @@ class CustomExtractor(Extractor):
     compilable = False
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         return ModelCard(f"custom-{getattr(self.module, '__name__', type(self.module).__name__)}", "user")
 
     @property
@@ -39,11 +39,11 @@ class CustomExtractor(Extractor):
         return self.module
 
     @property
-    def default_layer(self) -> str:  # type: ignore[override]
+    def default_layer(self) -> str:
         return "maps" if self.maps else "features"
 
     @property
-    def identified(self) -> bool:  # type: ignore[override]
+    def identified(self) -> bool:
         return isinstance(self.module, nn.Module)
 
     def rules(self) -> dict[str, str]:

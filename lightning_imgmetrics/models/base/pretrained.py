@@ -50,7 +50,7 @@ class PretrainedNetwork(Network):
     revision: str | None = None
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         model = str(self.model)
         if Path(model).is_dir():
             return ModelCard(Path(model).name, model)

@@ -69,7 +69,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
             raise UnknownName("resize", self.resize, _RESIZE)
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         if callable(self.model):
             return ModelCard(f"custom-{getattr(self.model, '__name__', 'clip')}", "user")
         if isinstance(self.weights, str | Path):
@@ -78,10 +78,10 @@ class ClipExtractor(PretrainedNetwork, Extractor):
 
     @property
     def key(self) -> Hashable:
-        return *super().key, self.processor, self.weights  # type: ignore[misc]
+        return *super().key, self.processor, self.weights
 
     @property
-    def identified(self) -> bool:  # type: ignore[override]
+    def identified(self) -> bool:
         return not callable(self.model)
 
     def where(self) -> Path | None:

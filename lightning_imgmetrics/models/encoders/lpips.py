@@ -93,7 +93,7 @@ class LpipsExtractor(Extractor):
             raise UnknownName("network", self.net, _TRUNKS)
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         _, file, digits, _ = _TRUNKS[self.net]
         return ModelCard(f"lpips-{self.net}-v0.1", _URL + file, file, digits, "BSD-3-Clause")
 

@@ -69,7 +69,7 @@ class AestheticHead(Network):
             raise UnknownName("version", self.version, HEADS)
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         return HEADS[self.version][0]
 
     @property

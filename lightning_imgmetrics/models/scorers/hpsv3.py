@@ -59,7 +59,7 @@ class HPSv3Extractor(PixelExtractor):
             raise UnknownName("positions", self.positions, _POSITIONS)
 
     @property
-    def card(self) -> ModelCard:  # type: ignore[override]
+    def card(self) -> ModelCard:
         return ModelCard.on_hub("HPSv3", "MizzenAI/HPSv3", "HPSv3.safetensors", revision=self.revision, license="MIT")
 
     @property
@@ -150,7 +150,7 @@ class HPSv3Extractor(PixelExtractor):
             image_processor,
         )
 
-    def prepare(self, images: Tensor) -> list[Tensor]:  # type: ignore[override]
+    def prepare(self, images: Tensor) -> list[Tensor]:
         return [smart_resized(image, min_pixels=_PIXELS, max_pixels=_PIXELS) for image in quantize(images)]
 
     def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
