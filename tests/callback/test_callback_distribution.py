@@ -38,7 +38,7 @@ def metrics(network: Pixels) -> dict[str, ImageMetric]:
 
 def test_all_in_one_pass_and_as_a_suite_measures_them(tmp_path: Path) -> None:
     network = Pixels()
-    callback = monitor(metrics(network), num_samples=21, batch_size=5, value_range=(0, 1), media=0)
+    callback = monitor(metrics(network), num_samples=21, batch_size=5, value_range=(0, 1))
     trainer(tmp_path, callback).validate(Painter(), DataLoader(data(), 8), verbose=False)
     passed = network.passes
     assert passed <= 24 + 21 + 1  # and an image to learn the width from
@@ -55,7 +55,7 @@ def test_the_reference_from_a_file_is_the_measured_one(tmp_path: Path) -> None:
     suite.reference().save(tmp_path / "reference.safetensors")
     values = []
     for reference in (ReferenceStatistics.load(tmp_path / "reference.safetensors"), images):
-        callback = monitor(metrics(network), reference=reference, num_samples=21, batch_size=5, media=0)
+        callback = monitor(metrics(network), reference=reference, num_samples=21, batch_size=5)
         trainer(tmp_path, callback).validate(Painter(), DataLoader(data(), 8), verbose=False)
         values.append([r.value for r in callback.results.values()])
     assert values[0] == pytest.approx(values[1], rel=1e-9)
@@ -64,7 +64,7 @@ def test_the_reference_from_a_file_is_the_measured_one(tmp_path: Path) -> None:
 def test_a_reference_of_another_network_is_refused(tmp_path: Path) -> None:
     suite = MetricSuite({"fd": FrechetDistance("digits-clip")})
     suite.update_reference(data().tensors[0])
-    callback = monitor({"fd": FrechetDistance(Pixels())}, reference=suite.reference(), media=0)
+    callback = monitor({"fd": FrechetDistance(Pixels())}, reference=suite.reference())
     with pytest.raises(SignatureMismatch, match="digits-clip"):
         trainer(tmp_path, callback).validate(Painter(), DataLoader(data(), 8), verbose=False)
 

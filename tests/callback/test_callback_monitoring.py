@@ -45,15 +45,14 @@ def worse_each_time() -> Any:
     return sampler
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_model_checkpoint_keeps_the_best(tmp_path: Path, mode: str) -> None:
-    checkpoint = ModelCheckpoint(tmp_path, monitor="val/fd", mode=mode, filename="{epoch}", save_top_k=1)
+def test_model_checkpoint_keeps_the_best(tmp_path: Path) -> None:
+    checkpoints = [ModelCheckpoint(tmp_path / m, monitor="val/fd", mode=m, filename="{epoch}") for m in ("min", "max")]
     callback = monitor()
-    trainer(tmp_path, callback, checkpoint, max_epochs=4, enable_checkpointing=True).fit(Painter(), *loaders())
+    trainer(tmp_path, callback, *checkpoints, max_epochs=4, enable_checkpointing=True).fit(Painter(), *loaders())
     assert len(set(values(callback))) == 4
-    best = (min if mode == "min" else max)(values(callback))
-    assert float(checkpoint.best_model_score) == best
-    assert checkpoint.best_model_path.endswith(f"epoch={values(callback).index(best)}.ckpt")
+    for checkpoint, best in zip(checkpoints, (min(values(callback)), max(values(callback))), strict=True):
+        assert float(checkpoint.best_model_score) == best
+        assert checkpoint.best_model_path.endswith(f"epoch={values(callback).index(best)}.ckpt")
     assert callback.best == {"fd": min(values(callback))}
 
 
@@ -132,10 +131,10 @@ def test_the_sanity_check_evaluates_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_sends_two_samples_through_everything(tmp_path: Path) -> None:
-    asked: list[list[int]] = []
+    batches: list[list[int]] = []
 
     def sampler(module: LightningModule, ids: list[int]) -> torch.Tensor:
-        asked.append(ids)
+        batches.append(ids)
         return data(24, seed=2).tensors[0][ids]
 
     def run(**kwargs: Any) -> ImageMetricsCallback:
@@ -144,7 +143,7 @@ def test_a_dry_run_sends_two_samples_through_everything(tmp_path: Path) -> None:
         return callback
 
     dry = run(dry_run=True)
-    assert asked == [[0, 1], list(range(12))]
+    assert batches == [[0, 1], list(range(12))]
     assert (steps(dry), values(dry)) == ([3], values(run()))
 
 
@@ -209,14 +208,14 @@ class NoValidation(Painter):
     validation_step = LightningModule.validation_step
 
 
-@pytest.mark.parametrize("order", ["guest first", "stopping first"])
+@pytest.mark.parametrize("order", ["callback first", "stopping first"])
 @pytest.mark.parametrize("model", [Painter, NoValidation])
 def test_without_a_validation_loader(tmp_path: Path, model: type[Painter], order: str) -> None:
     """Evaluations at the end of training epochs, in time for monitors whatever their place in the list."""
     checkpoint = ModelCheckpoint(tmp_path, monitor="val/fd", mode="min", filename="{epoch}", save_top_k=-1)
     stopping = EarlyStopping(monitor="val/fd", mode="min", patience=9)
     callback = monitor(reference=data(24, seed=1), every=2)
-    pair = [callback, stopping] if order == "guest first" else [stopping, callback]
+    pair = [callback, stopping] if order == "callback first" else [stopping, callback]
     run = trainer(tmp_path, *pair, checkpoint, max_epochs=3, enable_checkpointing=True)
     run.fit(model(), loaders()[0])
     first, second = values(callback)

@@ -1,4 +1,4 @@
-"""Exactly N samples over any number of ranks, the same numbers on each, and errors in place of hangs."""
+"""Exactly N samples over any number of ranks, the same numbers on each, and errors where a rank would wait forever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ Answer = dict[str, Any]
 
 
 class Recording:
-    """`module.sample` that remembers what it was asked for and what it gave."""
+    """`module.sample` that records its calls and what it returned."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -148,45 +147,43 @@ class OnRankZero(Callback):
         self.action(trainer, pl_module)
 
 
-def outcome(rank: int, size: int, folder: str, callbacks: list[Callback]) -> tuple[str, str, float]:
-    """The error that ends a fit of one step, and how long it took."""
+def outcome(rank: int, size: int, folder: str, callbacks: list[Callback]) -> tuple[str, str]:
+    """The error that ends a fit of one step: type and message."""
     before = os.environ.get("IMGMETRICS_SYNC_TIMEOUT")
     os.environ["IMGMETRICS_SYNC_TIMEOUT"] = "3"
-    started = time.monotonic()
     try:
         fit = rank_trainer(rank, size, folder, *callbacks, max_steps=1)
         fit.fit(Painter(), DataLoader(data(16), 4), DataLoader(data(16, seed=1), 4))
     except Exception as error:
-        return type(error).__name__, str(error), time.monotonic() - started
+        return type(error).__name__, str(error)
     finally:
         if before is None:
             del os.environ["IMGMETRICS_SYNC_TIMEOUT"]
         else:
             os.environ["IMGMETRICS_SYNC_TIMEOUT"] = before
-    return "", "", time.monotonic() - started
+    return "", ""
 
 
-def misuse_of_callback(rank: int, size: int, folder: str) -> tuple[str, str, float]:
+def misuse_of_callback(rank: int, size: int, folder: str) -> tuple[str, str]:
     callback = monitor(every="100 steps")
     return outcome(rank, size, folder, [OnRankZero(callback.evaluate), callback])
 
 
-def misuse_of_suite(rank: int, size: int, folder: str) -> tuple[str, str, float]:
+def misuse_of_suite(rank: int, size: int, folder: str) -> tuple[str, str]:
     suite = MetricSuite({"clip": CLIPScore("digits-clip")})
     suite.update(data(4).tensors[0], prompts=PROMPTS[:1] * 4)
     return outcome(rank, size, folder, [OnRankZero(lambda trainer, module: suite.compute())])
 
 
 @pytest.mark.parametrize("misuse", [misuse_of_callback, misuse_of_suite])
-def test_a_call_on_rank_zero_alone_is_an_error_and_not_a_hang(worlds: Worlds, tmp_path: Path, misuse: Any) -> None:
-    name, message, seconds = worlds(2, misuse, str(tmp_path))[0]
+def test_a_call_on_rank_zero_alone_is_an_error(worlds: Worlds, tmp_path: Path, misuse: Any) -> None:
+    name, message = worlds(2, misuse, str(tmp_path))[0]
     assert name == "MissingRanks"
     assert "ranks [1] of 2" in message
     assert "rank_zero_only" in message
-    assert seconds < 30
 
 
-def broken_on_rank_one(rank: int, size: int, folder: str) -> tuple[str, str, float]:
+def broken_on_rank_one(rank: int, size: int, folder: str) -> tuple[str, str]:
     def sampler(module: LightningModule, generators: list[torch.Generator]) -> torch.Tensor:
         if rank == 1:
             raise ZeroDivisionError("rank 1 has a bug")
@@ -197,7 +194,7 @@ def broken_on_rank_one(rank: int, size: int, folder: str) -> tuple[str, str, flo
 
 def test_a_sampler_that_fails_on_one_rank_fails_on_all(worlds: Worlds, tmp_path: Path) -> None:
     healthy, broken = worlds(2, broken_on_rank_one, str(tmp_path))
-    assert broken[:2] == ("ZeroDivisionError", "rank 1 has a bug")
+    assert broken == ("ZeroDivisionError", "rank 1 has a bug")
     assert healthy[0] == "MissingRanks"
     assert "another rank failed" in healthy[1]
     assert "rank 1: ZeroDivisionError: rank 1 has a bug" in healthy[1]
@@ -215,7 +212,7 @@ class Unreadable(torch.utils.data.Dataset):
         return torch.rand(3, 8, 8)
 
 
-def unreadable_reference(rank: int, size: int, folder: str, cache: bool) -> tuple[str, str, float]:
+def unreadable_reference(rank: int, size: int, folder: str, cache: bool) -> tuple[str, str]:
     return outcome(rank, size, folder, [monitor(reference=Unreadable(), every="1 steps", cache=cache)])
 
 
@@ -243,6 +240,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_lightning_launches(tmp_path: Path) -> None:
     alone = one_rank(0, 1, str(tmp_path), ("fd",), {"num_samples": 13})
     script = tmp_path / "fit.py"

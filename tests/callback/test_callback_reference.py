@@ -1,4 +1,4 @@
-"""The reference: whatever it comes from it is the same set of images, measured once and kept by content."""
+"""The reference: whatever its form it is the same set of images, measured once and cached by content."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def passes(root: Path, images: Tensor, **kwargs: Any) -> tuple[int, float]:
     return network.passes, values(callback)[0]
 
 
-def test_the_reference_is_kept_on_disk_by_content(tmp_path: Path) -> None:
+def test_the_reference_is_cached_by_content(tmp_path: Path) -> None:
     first = passes(tmp_path, IMAGES)
     files = list((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 1
@@ -168,9 +168,9 @@ def test_one_changed_pixel_is_measured_again(tmp_path: Path) -> None:
     _, value = passes(tmp_path, IMAGES)
     other = IMAGES.clone()
     other[5, 1, 3, 3] ^= 1
-    seen, changed = passes(tmp_path, other)
-    assert seen == 12 + 23
-    assert changed != value
+    count, distance = passes(tmp_path, other)
+    assert count == 12 + 23
+    assert distance != value
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
 
 
@@ -186,7 +186,7 @@ def test_other_weights_of_a_network_are_measured_again(tmp_path: Path) -> None:
     assert run(other) == pytest.approx(run(other, cache=False), rel=1e-9)
 
 
-def test_without_cache_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_cache_no_file_is_written(tmp_path: Path) -> None:
     assert passes(tmp_path, IMAGES, cache=False)[0] == 12 + 23
     assert passes(tmp_path, IMAGES, cache=False)[0] == 12 + 23
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
@@ -253,7 +253,7 @@ def test_fewer_than_two_images_are_refused(tmp_path: Path, count: int, cache: bo
         measure(tmp_path, TensorDataset(IMAGES[:count]), cache=cache)
 
 
-def test_no_reference_and_no_validation_loader_is_said(tmp_path: Path) -> None:
+def test_no_reference_and_no_validation_loader_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`reference`"):
         trainer(tmp_path, monitor()).fit(Painter(), loaders()[0])
 
@@ -264,7 +264,7 @@ def test_scores_need_no_reference(tmp_path: Path) -> None:
     assert len(callback.history) == 1
 
 
-def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no image .* below .*empty"):
         measure(tmp_path, tmp_path / "empty")

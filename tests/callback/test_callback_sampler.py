@@ -1,4 +1,4 @@
-"""Where the images come from: any callable, with randomness by sample, checked at the border."""
+"""Where the images come from: any callable, with randomness by sample, checked when they come in."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class TakesAll(Painter):
 
 
 class TakesAnything(Painter):
-    def sample(self, **given: Any) -> Tensor:
-        assert set(given) == {"ids", "prompts", "generators"}
-        return drawn(given["generators"])
+    def sample(self, **arguments: Any) -> Tensor:
+        assert set(arguments) == {"ids", "prompts", "generators"}
+        return drawn(arguments["generators"])
 
 
 class TakesOptions(Painter):
@@ -130,7 +130,7 @@ def test_a_module_whose_sample_demands_more_is_refused(tmp_path: Path) -> None:
         validate(tmp_path, Demanding())
 
 
-def test_a_module_without_sample_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_module_without_sample_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     class Silent(Painter):
         sample = None
 
@@ -146,7 +146,7 @@ def test_a_metric_with_prompts_needs_prompts() -> None:
 # Randomness
 
 
-def asked(root: Path, **kwargs: Any) -> dict[int, Tensor]:
+def images_by_id(root: Path, **kwargs: Any) -> dict[int, Tensor]:
     """id -> image of one evaluation."""
     images: dict[int, Tensor] = {}
 
@@ -160,14 +160,14 @@ def asked(root: Path, **kwargs: Any) -> dict[int, Tensor]:
 
 
 def test_samples_are_fixed_by_id_and_seed(tmp_path: Path) -> None:
-    first, again, other = (asked(tmp_path, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (images_by_id(tmp_path, seed=seed) for seed in (3, 3, 4))
     assert all(torch.equal(first[i], again[i]) for i in range(12))
     assert not any(torch.equal(first[i], other[i]) for i in range(12))
     assert len({tuple(image.flatten().tolist()) for image in first.values()}) == 12
 
 
 def test_more_samples_begin_with_the_same(tmp_path: Path) -> None:
-    few, many = asked(tmp_path), asked(tmp_path, num_samples=20)
+    few, many = images_by_id(tmp_path), images_by_id(tmp_path, num_samples=20)
     assert all(torch.equal(few[i], many[i]) for i in few)
 
 
@@ -268,7 +268,7 @@ def test_pairs_of_input_and_target(tmp_path: Path) -> None:
     assert values(flipped, "lpips")[0] > 1e-3
 
 
-def test_a_paired_metric_without_targets_is_told(tmp_path: Path) -> None:
+def test_a_paired_metric_without_targets_is_an_error(tmp_path: Path) -> None:
     with pytest.raises((TypeError, ValueError), match="target"):
         validate(tmp_path, metrics={"lpips": lpips()})
 
@@ -430,14 +430,14 @@ def test_halved_pairs_stay_pairs(tmp_path: Path) -> None:
 
 def test_sampling_follows_the_trainer_and_measuring_does_not(tmp_path: Path) -> None:
     types: list[torch.dtype] = []
-    kept: dict[int, Tensor] = {}
+    images_of: dict[int, Tensor] = {}
 
     def sampler(module: LightningModule, ids: list[int], generators: list[torch.Generator]) -> Tensor:
         x = noise(generators, NOISE)
         out = module.body[0](x)
         types.append(out.dtype)
         images = out.float().sigmoid()
-        kept.update(zip(ids, images, strict=True))
+        images_of.update(zip(ids, images, strict=True))
         return images
 
     def run(precision: str, source: Any) -> Any:
@@ -447,7 +447,7 @@ def test_sampling_follows_the_trainer_and_measuring_does_not(tmp_path: Path) -> 
 
     half = run("bf16-mixed", sampler)
     assert set(types) == {torch.bfloat16}
-    images = torch.stack([kept[i] for i in range(12)])
+    images = torch.stack([images_of[i] for i in range(12)])
     full = run("32-true", lambda ids: images[ids])
     assert half == full
 

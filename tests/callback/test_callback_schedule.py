@@ -78,18 +78,18 @@ def test_steps_are_never_missed(every: int, jumps: list[int]) -> None:
     jumps=st.lists(st.integers(1, 3), min_size=1, max_size=40),
 )
 def test_each_listed_step_is_due_once(listed: list[int], jumps: list[int]) -> None:
-    every, last, step, found = Every(steps=tuple(listed)), None, 0, []
+    every, last, step, due = Every(steps=tuple(listed)), None, 0, []
     for jump in [0, *jumps]:
         step += jump
         if every.due(step, 0, last):
-            found.append(step)
+            due.append(step)
             last = (step, 0)
     reached = {s for s in listed if s <= step}
-    assert len(found) <= len(reached)
-    assert all(any(0 <= f - s <= 2 for f in found) for s in reached)
+    assert len(due) <= len(reached)
+    assert all(any(0 <= f - s <= 2 for f in due) for s in reached)
 
 
-def test_a_cadence_can_be_compared_and_kept() -> None:
+def test_a_period_can_be_compared_and_hashed() -> None:
     assert Every(epochs=2) == Every.parse("2 epochs")
     assert hash(Every(steps=5)) == hash(Every(steps=5))
     assert Every(steps=5).by_step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def everything(**kwargs: Any) -> ImageMetricsCallback:
         "clip": CLIPScore("digits-clip"),
         "lpips": LPIPSDiversity("digits-clip"),
     }
-    return monitor(metrics, prompts=PROMPTS, **kwargs)
+    return monitor(metrics, prompts=PROMPTS, media=4, **kwargs)
 
 
 def run(folder: Path, callback: Callback | None, **kwargs: Any) -> tuple[Trainer, Painter, Recorder]:
@@ -47,6 +49,24 @@ def run(folder: Path, callback: Callback | None, **kwargs: Any) -> tuple[Trainer
     fit = trainer(folder, *callbacks, max_epochs=3, **kwargs)
     fit.fit(model, *loaders())
     return fit, model, recorder
+
+
+Plain = Callable[[bool], tuple[Trainer, Painter, Recorder]]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """A fit without the callback, with or without weight averaging; made once for each."""
+
+    @functools.cache
+    def fit(averaging: bool) -> tuple[Trainer, Painter, Recorder]:
+        return run(tmp_path_factory.mktemp("plain"), None, others=averages(averaging))
+
+    return fit
+
+
+def averages(averaging: bool) -> list[Callback]:
+    return [EMAWeightAveraging(decay=0.7)] if averaging else []
 
 
 def same(a: Any, b: Any) -> bool:
@@ -66,23 +86,20 @@ def sampler_that_uses_every_stream(module: LightningModule, ids: list[int]) -> t
 
 @pytest.mark.parametrize("every", [1, "2 steps"])
 @pytest.mark.parametrize("averaging", [False, True])
-def test_training_is_bitwise_the_same(tmp_path: Path, every: int | str, averaging: bool) -> None:
-    def others() -> list[Callback]:
-        return [EMAWeightAveraging(decay=0.7)] if averaging else []
-
-    plain, model, recorder = run(tmp_path / "plain", None, others=others())
+def test_training_is_bitwise_the_same(tmp_path: Path, plain: Plain, every: int | str, averaging: bool) -> None:
+    fit, model, recorder = plain(averaging)
     reference = DataLoader(data(30, seed=5), 7, shuffle=True)
     callback = everything(every=every, reference=reference)
-    watched, watched_model, watched_recorder = run(tmp_path / "watched", callback, others=others())
+    watched, watched_model, watched_recorder = run(tmp_path, callback, others=averages(averaging))
     assert len(callback.history) >= 3
     assert same(model.state_dict(), watched_model.state_dict())
-    assert same(plain.optimizers[0].state_dict(), watched.optimizers[0].state_dict())
+    assert same(fit.optimizers[0].state_dict(), watched.optimizers[0].state_dict())
     assert len(recorder.streams) == 9
     assert recorder.streams == watched_recorder.streams
 
 
-def test_a_sampler_on_the_global_streams_leaves_them_alone(tmp_path: Path) -> None:
-    _, model, recorder = run(tmp_path, None)
+def test_a_sampler_on_the_global_streams_leaves_them_alone(tmp_path: Path, plain: Plain) -> None:
+    _, model, recorder = plain(False)
     _, watched_model, watched_recorder = run(tmp_path, monitor(sampler=sampler_that_uses_every_stream))
     assert recorder.streams == watched_recorder.streams
     assert same(model.state_dict(), watched_model.state_dict())
@@ -101,12 +118,12 @@ def test_checkpoint_gains_the_state_of_the_callback_alone(tmp_path: Path) -> Non
         return torch.load(tmp_path / name / "last.ckpt", weights_only=False)
 
     callback = everything()
-    plain, watched = saved("plain", None), saved("watched", callback)
+    without, watched = saved("plain", None), saved("watched", callback)
     own = f"/callbacks/{callback.state_key}"
-    assert {key for key in keys(watched) - keys(plain) if key != own and not key.startswith(f"{own}/")} == set()
-    assert keys(plain) - keys(watched) == set()
-    assert same(plain["state_dict"], watched["state_dict"])
-    assert same(plain["optimizer_states"], watched["optimizer_states"])
+    assert {key for key in keys(watched) - keys(without) if key != own and not key.startswith(f"{own}/")} == set()
+    assert keys(without) - keys(watched) == set()
+    assert same(without["state_dict"], watched["state_dict"])
+    assert same(without["optimizer_states"], watched["optimizer_states"])
     assert watched["callbacks"][callback.state_key] == {"history": callback.history}
 
 
@@ -134,7 +151,7 @@ def test_training_flags_of_every_submodule_are_restored(tmp_path: Path) -> None:
     assert not any(any(modes.values()) for modes in seen)
     assert len(flags) == 3
     expected = {name: not name.startswith("frozen") for name, _ in Painter().named_modules()}
-    assert all(found == expected for found in flags)
+    assert all(modes == expected for modes in flags)
 
 
 def test_gradients_of_an_accumulation_survive_an_evaluation(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 from lightning_imgmetrics import FrechetDistance, ImageMetricsCallback, MetricSuite
 
-ORDERS = ["guest first", "average first"]
+ORDERS = ["callback first", "average first"]
 AVERAGES = {"mean": WeightAveraging, "ema": lambda: EMAWeightAveraging(decay=0.6)}
 
 
@@ -52,30 +52,30 @@ def by_hand(model: Painter, callback: ImageMetricsCallback) -> float:
 def fit(folder: Path, order: str, average: Callback, *others: Callback, **kwargs: Any) -> ImageMetricsCallback:
     torch.manual_seed(3)
     fit_kwargs = {k: kwargs.pop(k) for k in ("max_epochs", "val_check_interval") if k in kwargs}
-    guest = monitor(**kwargs)
-    pair = [guest, average] if order == "guest first" else [average, guest]
+    callback = monitor(**kwargs)
+    pair = [callback, average] if order == "callback first" else [average, callback]
     trainer(folder, *pair, *others, **fit_kwargs).fit(Painter(), *loaders())
-    return guest
+    return callback
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("average", AVERAGES)
 def test_the_average_is_evaluated_and_labelled(tmp_path: Path, average: str, order: str) -> None:
     snapshots = Snapshots()
-    guest = fit(tmp_path, order, AVERAGES[average](), snapshots)
-    assert [record["weights"] for record in guest.history] == ["ema", "ema"]
-    assert values(guest) == pytest.approx([by_hand(m, guest) for m in snapshots.averaged], rel=1e-9)
-    assert values(guest) != pytest.approx([by_hand(m, guest) for m in snapshots.raw], rel=1e-3)
-    assert "model_weights:ema" in guest.results["fd"].signature
+    callback = fit(tmp_path, order, AVERAGES[average](), snapshots)
+    assert [record["weights"] for record in callback.history] == ["ema", "ema"]
+    assert values(callback) == pytest.approx([by_hand(m, callback) for m in snapshots.averaged], rel=1e-9)
+    assert values(callback) != pytest.approx([by_hand(m, callback) for m in snapshots.raw], rel=1e-3)
+    assert "model_weights:ema" in callback.results["fd"].signature
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_raw_weights_on_request(tmp_path: Path, order: str) -> None:
     snapshots = Snapshots()
-    guest = fit(tmp_path, order, EMAWeightAveraging(decay=0.6), snapshots, weights="raw")
-    assert [record["weights"] for record in guest.history] == ["raw", "raw"]
-    assert values(guest) == pytest.approx([by_hand(m, guest) for m in snapshots.raw], rel=1e-9)
-    assert "model_weights:raw" in guest.results["fd"].signature
+    callback = fit(tmp_path, order, EMAWeightAveraging(decay=0.6), snapshots, weights="raw")
+    assert [record["weights"] for record in callback.history] == ["raw", "raw"]
+    assert values(callback) == pytest.approx([by_hand(m, callback) for m in snapshots.raw], rel=1e-9)
+    assert "model_weights:raw" in callback.results["fd"].signature
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -83,18 +83,18 @@ def test_an_average_that_has_not_started_is_not_taken(tmp_path: Path, order: str
     """Until its first update the average is a copy of the initial weights."""
     snapshots = Snapshots()
     average = EMAWeightAveraging(decay=0.6, update_starting_at_step=4)  # three steps an epoch
-    guest = fit(tmp_path, order, average, snapshots)
-    assert [record["weights"] for record in guest.history] == ["raw", "ema"]
-    expected = [by_hand(snapshots.raw[0], guest), by_hand(snapshots.averaged[1], guest)]
-    assert values(guest) == pytest.approx(expected, rel=1e-9)
+    callback = fit(tmp_path, order, average, snapshots)
+    assert [record["weights"] for record in callback.history] == ["raw", "ema"]
+    expected = [by_hand(snapshots.raw[0], callback), by_hand(snapshots.averaged[1], callback)]
+    assert values(callback) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_ema_on_request_says_that_it_has_not_started(tmp_path: Path, order: str) -> None:
     average = EMAWeightAveraging(decay=0.6, update_starting_at_step=100)
     with pytest.warns(UserWarning, match="not averaged yet"):
-        guest = fit(tmp_path, order, average, weights="ema", max_epochs=1)
-    assert [record["weights"] for record in guest.history] == ["raw"]
+        callback = fit(tmp_path, order, average, weights="ema", max_epochs=1)
+    assert [record["weights"] for record in callback.history] == ["raw"]
 
 
 def test_ema_on_request_without_an_average_is_refused(tmp_path: Path) -> None:
@@ -105,21 +105,21 @@ def test_ema_on_request_without_an_average_is_refused(tmp_path: Path) -> None:
 def test_both_orders_agree_at_step_cadence(tmp_path: Path) -> None:
     """The evaluation after step n sees the average that includes step n."""
     numbers = {order: values(fit(tmp_path, order, EMAWeightAveraging(decay=0.6), every="2 steps")) for order in ORDERS}
-    assert len(numbers["guest first"]) == 3
-    assert numbers["guest first"] == numbers["average first"]
+    assert len(numbers["callback first"]) == 3
+    assert numbers["callback first"] == numbers["average first"]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_average_at_step_cadence_equals_the_one_by_hand(tmp_path: Path, order: str) -> None:
     torch.manual_seed(3)
-    guest, average, snapshots = monitor(every="3 steps"), EMAWeightAveraging(decay=0.6), Snapshots()
-    pair = [guest, average] if order == "guest first" else [average, guest]
+    callback, average, snapshots = monitor(every="3 steps"), EMAWeightAveraging(decay=0.6), Snapshots()
+    pair = [callback, average] if order == "callback first" else [average, callback]
     trainer(tmp_path, *pair, snapshots, max_epochs=1).fit(Painter(), *loaders())  # step 3 ends the epoch
-    assert values(guest) == pytest.approx([by_hand(snapshots.averaged[0], guest)], rel=1e-9)
+    assert values(callback) == pytest.approx([by_hand(snapshots.averaged[0], callback)], rel=1e-9)
 
 
-class Found(Callback):
-    """Listed first: the state right before the hook of the guest, and the one that an exception leaves."""
+class States(Callback):
+    """Listed first: the state right before the hook of the callback, and the one that an exception leaves."""
 
     def __init__(self) -> None:
         self.raw: dict[str, torch.Tensor] = {}
@@ -156,18 +156,18 @@ def test_an_exception_leaves_everything_as_it_was(tmp_path: Path, order: str, we
         raise RuntimeError("the sampler broke")
 
     seen: list[dict[str, torch.Tensor]] = []
-    found, average = Found(), EMAWeightAveraging(decay=0.6)
-    guest = monitor(sampler=sampler, weights=weights, every=every)
-    pair = [guest, average] if order == "guest first" else [average, guest]
+    states, average = States(), EMAWeightAveraging(decay=0.6)
+    callback = monitor(sampler=sampler, weights=weights, every=every)
+    pair = [callback, average] if order == "callback first" else [average, callback]
     with pytest.raises(RuntimeError, match="the sampler broke"):
-        trainer(tmp_path, found, *pair).fit(Painter(), *loaders())
-    found.before.pop("state")  # inside a validation that is the average, which Lightning has swapped in
-    assert _equal(found.after.pop("state"), found.raw)
-    assert not _equal(average._average_model.module.state_dict(), found.raw)
-    rng = found.before.pop("rng"), found.after.pop("rng")
+        trainer(tmp_path, states, *pair).fit(Painter(), *loaders())
+    states.before.pop("state")  # inside a validation that is the average, which Lightning has swapped in
+    assert _equal(states.after.pop("state"), states.raw)
+    assert not _equal(average._average_model.module.state_dict(), states.raw)
+    rng = states.before.pop("rng"), states.after.pop("rng")
     assert torch.equal(*rng), "the random stream moved"
-    assert found.after == found.before
-    assert _equal(seen[0], found.raw) == (weights == "raw")
+    assert states.after == states.before
+    assert _equal(seen[0], states.raw) == (weights == "raw")
 
 
 def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -69,7 +69,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Fit:
 
     root = tmp_path_factory.mktemp("logged")
     metrics = {"fd": FrechetDistance(Pixels()), "clip": CLIPScore("digits-clip")}
-    fit = Fit(root, monitor(metrics, prompts=PROMPTS, folder=str(root / "folder")), Numbers())
+    fit = Fit(root, monitor(metrics, prompts=PROMPTS, media=4, folder=str(root / "folder")), Numbers())
     loggers = [
         TensorBoardLogger(root, "board", ""),
         WandbLogger(save_dir=root, offline=True, project="test"),
@@ -281,7 +281,7 @@ def test_a_logger_without_images_warns_once(logged: Fit) -> None:
 def test_each_value_is_written_once(tmp_path: Path) -> None:
     """Between evaluations monitors see the last value, loggers do not; keys begin with the prefix."""
     logger = Numbers()
-    callback = monitor(every=2, media=0, prefix="gen")
+    callback = monitor(every=2, prefix="gen")
     trainer(tmp_path, callback, logger=logger, max_epochs=4).fit(Painter(), *loaders())
     rows = [(step, row) for step, row in logger.rows if "gen/fd" in row]
     assert [step for step, _ in rows] == [3, 9]
@@ -294,7 +294,7 @@ def test_each_value_is_written_once(tmp_path: Path) -> None:
 
 
 def test_a_second_trainer_is_written_to_its_own_loggers(tmp_path: Path) -> None:
-    callback, first, second = monitor(media=0), Numbers(), Numbers()
+    callback, first, second = monitor(), Numbers(), Numbers()
     for logger in (first, second):
         trainer(tmp_path, callback, logger=logger, max_epochs=1).validate(Painter(), loaders()[1], verbose=False)
     assert [sum("val/fd" in row for _, row in logger.rows) for logger in (first, second)] == [1, 1]
@@ -304,6 +304,6 @@ def test_the_weights_are_logged(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import EMAWeightAveraging
 
     logger = Numbers()
-    run = trainer(tmp_path, monitor(media=0), EMAWeightAveraging(update_starting_at_step=4), logger=logger)
+    run = trainer(tmp_path, monitor(), EMAWeightAveraging(update_starting_at_step=4), logger=logger)
     run.fit(Painter(), *loaders())
     assert [row["imgmetrics/weights_ema"] for _, row in logger.rows if "val/fd" in row] == [0, 1]
