@@ -1,9 +1,9 @@
-"""Measure in the features of your own network, as a domain without ImageNet photographs needs.
+"""Measure in the features of your own network, where ImageNet features do not suit the images.
 
     python examples/custom_extractor.py
 
 A small classifier learns scikit-learn's handwritten digits; its hidden layer is the feature space. Held-out digits are
-compared with three "generators" that fail in known ways: blurred digits, sevens alone, and copies of the reference.
+compared with three "generators" of typical failures: blurred digits, sevens alone, and copies of the reference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def train(images: Tensor, labels: Tensor) -> nn.Sequential:
-    """A classifier of digits; all but its last layer makes features."""
+    """A classifier of digits; its hidden layer gives the features."""
     torch.manual_seed(0)
     body = nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 64), nn.ReLU()
     network = nn.Sequential(*body, nn.Linear(64, 10))
@@ -55,10 +55,10 @@ def train(images: Tensor, labels: Tensor) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class DigitExtractor(Extractor):
-    """What a suite needs to know of a network: how images enter, what comes out, and what to call it in a signature.
+    """What a suite needs of a network: how images are prepared, its layers, and its name in signatures.
 
-    Equal extractors share one pass over each batch. A plain `nn.Module` can be passed in place of all this; its own
-    extractor names layers and weights, and prepares the images.
+    Equal extractors share one pass over each batch. A plain `nn.Module` can be passed instead; an extractor of its own
+    names layers and weights, and prepares the images.
     """
 
     classifier: nn.Sequential
@@ -115,9 +115,9 @@ def main() -> dict[str, dict[str, float]]:
         "copies of the reference": reference[:200].repeat(2, 1, 1, 1),
     }
     rows = {}
-    for name, some in generated.items():
+    for name, batch in generated.items():
         suite.reset_generated()
-        suite.update(some, ids=range(len(some)))
+        suite.update(batch, ids=range(len(batch)))
         rows[name] = {metric: result.value for metric, result in suite.results().items()}
     table = Table("", *rows)
     for metric in suite.named():

@@ -1,4 +1,4 @@
-"""Train an autoencoder on real handwritten digits, and measure what it gives back while it trains.
+"""Train an autoencoder on real handwritten digits, and measure its reconstructions while it trains.
 
     python examples/train_autoencoder.py
 
@@ -6,7 +6,7 @@ The encoder keeps 8 numbers of a digit (8x8 pixels); half a minute on a CPU. At 
 reconstructs 449 held-out digits through `PairedSampler` and logs PSNR, SSIM, LPIPS and the Fréchet distance between the
 reconstructions and the digits themselves (rFID, here in the features of `digits-clip`). The folder of the run holds
 `metrics.csv`, events for TensorBoard, pictures, and `curves.png`. The table at the end sets the evaluations beside
-digits that were only shifted by a pixel: paired metrics put them below blots, rFID sees that they are digits.
+digits that were only shifted by a pixel: paired metrics rate them below blurs, while rFID rates them as digits.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Autoencoder(L.LightningModule):
 
 
 def make_suite() -> MetricSuite:
-    """The preset "reconstruction" with the network of digits in place of those that must be downloaded."""
+    """The preset "reconstruction", with `digits-clip` instead of networks that must be downloaded."""
     return MetricSuite(
         {
             "psnr": PeakSignalNoiseRatio(1.0, dim=(1, 2, 3)),
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/autoencoder"), help="folder (default: %(default)s)")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # so small a network gains nothing from a second thread
+    torch.set_num_threads(1)  # a second thread gains nothing for so small a network
     L.seed_everything(0)
     train, held_out = (TensorDataset(side.tensors[0].float() / 255) for side in digits())
     images = held_out.tensors[0]

@@ -4,8 +4,8 @@
 
 A small UNet learns 1348 digits of scikit-learn (8x8 pixels) on the CPU, in about a minute. At growing intervals
 `ImageMetricsCallback` samples 500 captioned digits from the moving average of the weights, compares them with 449
-held-out digits, and logs `val/fd_digits_clip`, `val/clip_score`, `val/lpips_diversity` and, in the way of a preference
-model, `val/pickscore_per_prompt` with the best and worst of the samples of a caption. The folder of the run holds
+held-out digits, and logs `val/fd_digits_clip`, `val/clip_score`, `val/lpips_diversity` and, as for a preference model,
+`val/pickscore_per_prompt` with the best and worst of the samples of a caption. The folder of the run holds
 `metrics.csv`, events for TensorBoard, the checkpoint with the best distance, a picture of the samples at each
 evaluation, and `curves.png`. The table at the end sets all evaluations beside real digits.
 """
@@ -45,7 +45,7 @@ from lightning_imgmetrics import (
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 CAPTIONS = [f"a handwritten {word}" for word in WORDS]
 DISTANCES = {"digits-clip": "fd_digits_clip", "inception": "fid"}  # network: key of its Fréchet distance
-BATCH, HEUN_STEPS, SAMPLES = 64, 8, 500
+BATCH, HEUN_STEPS = 64, 8
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
@@ -138,14 +138,14 @@ class DigitFlow(L.LightningModule):
 def make_suite(distance: str) -> MetricSuite:
     """Is it digits, does each fit its caption, do those of one caption differ, does the seed decide or the caption?
 
-    PickScore is exp(logit_scale) cos in a CLIP: with `digits-clip` for want of people's taste in digits.
+    PickScore is exp(logit_scale) cos in a CLIP; `digits-clip` takes the place of a model of people's preferences.
     """
     preference = PerPrompt(PickScore("digits-clip"))
     return MetricSuite([distance, CLIPScore("digits-clip"), LPIPSDiversity("digits-clip"), preference])
 
 
 def measure_real(train: TensorDataset, held_out: TensorDataset, distance: str) -> dict[str, float]:
-    """The values of held-out digits. Being the reference, they lend their distance from it to training digits."""
+    """The values of held-out digits; as they are the reference, the distance is that of training digits from them."""
     suite = make_suite(distance)
     suite.update_reference(held_out.tensors[0])
 
@@ -154,8 +154,8 @@ def measure_real(train: TensorDataset, held_out: TensorDataset, distance: str) -
         suite.update(images, prompts=[CAPTIONS[label] for label in labels])
         return {name: result.value for name, result in suite.results().items()}
 
-    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLES]
-    return values(*held_out.tensors) | {distance: values(*train[some])[distance]}
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:500]
+    return values(*held_out.tensors) | {distance: values(*train[chosen])[distance]}
 
 
 def plot(history: Sequence[dict], suite: MetricSuite, path: Path) -> None:
@@ -175,6 +175,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--extractor", choices=DISTANCES, default="digits-clip", help="network of the distance")
     parser.add_argument("--wandb", action="store_true", help="also log to an offline W&B run")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=500, help="images of an evaluation (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="folder of runs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -183,7 +184,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Train, measure, show the table; returns its rows."""
     args = parse(argv)
-    torch.set_num_threads(1)  # so small a network gains little from a second thread, and loses much on a busy machine
+    torch.set_num_threads(1)  # a second thread gains little for so small a network, and costs much on a busy machine
     L.seed_everything(args.seed)
     distance = DISTANCES[args.extractor]
     train, held_out = digits()
@@ -197,13 +198,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         make_suite(distance),
         reference=held_out,
         prompts=CAPTIONS,  # sample i is to show digit i mod 10
-        num_samples=SAMPLES,
+        num_samples=args.samples,
         batch_size=250,
         every=Every(steps=[round(args.steps * (k / 8) ** 2) for k in range(9)]),
         media=40,
         folder=f"{csv.log_dir}/samples",
     )
-    # It looks at the distance after every step, so it keeps the very weights that were measured.
+    # The distance is checked after every step, so that the weights that are kept are those that were measured.
     best = ModelCheckpoint(
         f"{csv.log_dir}/checkpoints", "best-{step}", monitor=f"val/{distance}", mode="min", every_n_train_steps=1
     )

@@ -1,4 +1,4 @@
-"""The example trains, measures and writes what it says."""
+"""The examples train, measure and write what they say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples/train_digits.py"
 @pytest.mark.filterwarnings("ignore:.*sync_dist=True")
 def test_train_digits(tmp_path: Path) -> None:
     main = runpy.run_path(str(EXAMPLE))["main"]
-    rows = main(["--steps", "24", "--out", str(tmp_path)])
+    rows = main(["--steps", "24", "--samples", "100", "--out", str(tmp_path)])
     assert rows["real digits"]["clip_score"] > 70
     assert rows["step 24"]["fd_digits_clip"] < rows["step 0"]["fd_digits_clip"]
     (table,) = tmp_path.rglob("metrics.csv")
@@ -23,25 +23,25 @@ def test_train_digits(tmp_path: Path) -> None:
     assert [f"step {row['step']}" for row in logged] == [*rows][:-1]
     for key in ("fd_digits_clip", "clip_score", "lpips_diversity", "pickscore_per_prompt"):
         assert [float(row[f"val/{key}"]) for row in logged] == [values[key] for values in [*rows.values()][:-1]]
-    of_prompts = [
+    worst_mean_best = [
         [float(row[f"val/pickscore_per_prompt{x}"]) for x in ("_worst_of_n", "", "_best_of_n")] for row in logged
     ]
-    assert all(worst < mean < best for worst, mean, best in of_prompts)
+    assert all(worst < mean < best for worst, mean, best in worst_mean_best)
     assert len(list(tmp_path.rglob("samples/**/*.png"))) == len(logged)
     assert len(list(tmp_path.rglob("curves.png"))) == 1
     assert len(list(tmp_path.rglob("*.ckpt"))) == 1
 
 
 def test_train_autoencoder(tmp_path: Path) -> None:
-    """Reconstructions get better by every measure; paired ones put shifted digits below blots, rFID does not."""
+    """Reconstructions get better by every measure; paired ones rate shifted digits below blurs, rFID does not."""
     main = runpy.run_path(str(EXAMPLE.parent / "train_autoencoder.py"))["main"]
     rows = main(["--steps", "120", "--out", str(tmp_path)])
     first, last, shifted = rows["step 0"], rows["step 120"], rows["shifted by a pixel"]
     assert all(last[key] > first[key] for key in ("psnr", "ssim"))
     assert all(last[key] < first[key] for key in ("lpips", "rfd"))
-    blots = [rows[f"step {step}"] for step in (13, 30)]
-    assert all(blot["psnr"] > shifted["psnr"] and blot["ssim"] > shifted["ssim"] for blot in blots)
-    assert all(blot["lpips"] < shifted["lpips"] and blot["rfd"] > 5 * shifted["rfd"] for blot in blots)
+    blurs = [rows[f"step {step}"] for step in (13, 30)]
+    assert all(blur["psnr"] > shifted["psnr"] and blur["ssim"] > shifted["ssim"] for blur in blurs)
+    assert all(blur["lpips"] < shifted["lpips"] and blur["rfd"] > 5 * shifted["rfd"] for blur in blurs)
     assert shifted["psnr"] < last["psnr"]
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         logged = [float(row["val/rfd"]) for row in csv.DictReader(file) if row["val/rfd"]]
