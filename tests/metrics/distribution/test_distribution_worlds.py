@@ -265,7 +265,7 @@ def run_members(rank: int, size: int, split: str, batch: int) -> list[tuple[byte
             feed(metric, rows)
         metric.sync()
         for side in ("real", "fake"):
-            bank = metric.read(f"{side}_bank")
+            bank = metric.state(f"{side}_bank")
             answers.append((metric.store.ids(bank).numpy().tobytes(), metric.features(side).numpy().tobytes()))
         metric.unsync()
     return answers
@@ -277,7 +277,7 @@ def test_banks_have_the_same_members_in_the_same_order(worlds: Worlds) -> None:
         metric = CASES[key](sync_on_compute=False)
         feed(metric, torch.arange(N))
         for side in ("real", "fake"):
-            bank = metric.read(f"{side}_bank")
+            bank = metric.state(f"{side}_bank")
             assert len(bank) == (metric.max_samples or N)
             wanted.append((metric.store.ids(bank).numpy().tobytes(), metric.features(side).numpy().tobytes()))
     for size, split, batch in ((1, "even", 1), (2, "ragged", 7), (3, "empty", 64), (3, "even", 1)):
