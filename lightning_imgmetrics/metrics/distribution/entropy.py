@@ -42,9 +42,38 @@ class SetMetric(DistributionMetric):
 class InceptionScore(SetMetric):
     """Inception score: exp of the mean divergence of an image's class distribution from that of all; drop-in.
 
-    `compute` returns (mean, standard deviation with ddof 1) over `splits` random splits of the images, which the hashed
-    ids decide; a state of splits x classes numbers holds it exactly. In [1, classes], higher is better. `network`,
-    `normalize`, `protocol`: see `FrechetInceptionDistance`. Source: Salimans et al. 2016.
+    exp(E_x KL(p(y|x) || p(y))) over random splits of the images, which their hashed ids decide; a state of splits x
+    classes numbers holds it exactly.
+
+    Args:
+        feature: the layer of Inception, or a module; see `FrechetInceptionDistance`.
+        splits: number of splits.
+        normalize: take float images in `value_range` too, beside uint8.
+        network: a module or an `Extractor` in place of Inception.
+        protocol: see `FrechetInceptionDistance`.
+        feature_extractor_weights_path: a file in place of the published weights.
+        input_img_size: (c, h, w) of the images that a module of your own takes.
+        kwargs: those of `DistributionMetric`.
+
+    Returns:
+        (mean, standard deviation with ddof 1 over splits), scalars in [1, classes]; higher is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, without an image.
+
+    References:
+        Salimans et al. 2016, "Improved techniques for training GANs".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import InceptionScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> metric = InceptionScore(network, splits=2, normalize=True)
+        >>> metric.update(images / 255, ids=range(8))
+        >>> mean, deviation = metric.compute()
+        >>> round(float(mean), 4)
+        1.0001
     """
 
     name: ClassVar[str] = "inception_score"
@@ -101,8 +130,31 @@ class VendiScore(SetMetric):
     """Vendi score: the effective number of different images, exp of the entropy of their similarities' eigenvalues.
 
     Similarity is the cosine of features, whose d x d second moment has the same eigenvalues as the n x n kernel, so any
-    number of images streams through. `order` of the Rényi entropy, 1 is Shannon's; small orders weigh rare images more.
-    In [1, n], higher is more diverse. Source: Friedman & Dieng 2023; orders: Pasarkar & Dieng 2024.
+    number of images streams through.
+
+    Args:
+        network: as for `FrechetDistance`.
+        layer: the layer of the network; default its embedding.
+        order: of the Rényi entropy; 1 is Shannon's, small orders give rare images more weight.
+        kwargs: those of `DistributionMetric`.
+
+    Returns:
+        A scalar in [1, n]; higher is more diverse.
+
+    Raises:
+        NotEnoughSamples: at `compute`, without an image.
+
+    References:
+        Friedman & Dieng 2023, "The Vendi score"; orders: Pasarkar & Dieng 2024.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import VendiScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = VendiScore("digits-clip")
+        >>> metric.update(images[:1].expand(4, -1, -1, -1))
+        >>> round(float(metric.compute()), 4)
+        1.0
     """
 
     name: ClassVar[str] = "vendi"

@@ -23,13 +23,39 @@ _TOO_FEW = "More than one sample is required for both the real and fake distribu
 
 
 class FrechetDistance(DistributionMetric):
-    """Fréchet distance between Gaussians fitted to the features of two sets of images; >= 0, lower is better.
+    """Fréchet distance between Gaussians fitted to the features of two sets of images.
 
-    `network`: "inception", "dinov2", "digits-clip", a DINOv2, CLIP or SigLIP checkpoint folder or hub id (its
-    embedding), an `Extractor`, or your own module or callable `(n, 3, h, w) -> (n, d)`, called as the images come
-    (uint8 or float in [0, 1]). Both sets need two samples. `groups`: keep the generated samples in so many random
-    parts (8 d^2 bytes each) and report a delete-group jackknife interval of the bias-corrected distance; the reference
-    is taken as given. Source: Dowson & Landau 1982.
+    d^2 = |mu_r - mu_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) of means mu and covariances C of reference and generated
+    features.
+
+    Args:
+        network: "inception", "dinov2", "digits-clip", a checkpoint folder or hub id of DINOv2, CLIP or SigLIP (its
+            embedding), an `Extractor`, or your own module or callable (n, 3, h, w) -> (n, d), called with the images as
+            they come (uint8, or float in [0, 1]).
+        layer: the layer of the network; default its embedding.
+        groups: keep the generated samples in so many random parts (8 d^2 bytes each), for a delete-group jackknife
+            interval of the bias-corrected distance; the reference is taken as fixed. 0 for none.
+        reset_real_features: whether `reset` clears the reference too.
+        kwargs: those of `ImageMetric` and `torchmetrics.Metric`.
+
+    Returns:
+        A scalar >= 0, in squared feature units; lower is better. Below some thousand images it is biased upwards.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 images on a side.
+
+    References:
+        Dowson & Landau 1982, "The Fréchet distance between multivariate normal distributions".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import FrechetDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = FrechetDistance("digits-clip")
+        >>> metric.update(images[:4], real=True)
+        >>> metric.update(images[4:], real=False)
+        >>> round(float(metric.compute()), 3)
+        6.519
     """
 
     name: ClassVar[str] = "frechet_distance"
@@ -100,11 +126,39 @@ class FrechetDistance(DistributionMetric):
 class FrechetInceptionDistance(FrechetDistance):
     """FID: Fréchet distance of Inception-v3 features with the 2015 TensorFlow weights; drop-in for torchmetrics.
 
-    `feature`: 64, 192, 768 or 2048, or a module (n, 3, h, w) -> (n, d), as `network` may be. Images: uint8, or with
-    `normalize=True` also float in `value_range`. `protocol` names the tool whose number this is, from resize to
-    quantization: "torchmetrics" (whose `antialias=False` is the resize of "torch-fidelity"), "torch-fidelity",
-    "pytorch-fid", "clean-fid", "adm". Scalar >= 0, lower is better, defined from 2 images on each side; below some
-    thousand it is biased upwards. `groups`: see `FrechetDistance`. Source: Heusel et al. 2017.
+    Args:
+        feature: 64, 192, 768 or 2048, the layer by its number of features; or a module (n, 3, h, w) -> (n, d).
+        reset_real_features: whether `reset` clears the reference too.
+        normalize: take float images in `value_range` too, beside uint8.
+        input_img_size: (c, h, w) of the images that a module of your own takes.
+        feature_extractor_weights_path: a file in place of the published weights.
+        antialias: False, with protocol "torchmetrics", resizes as "torch-fidelity" does.
+        network: a module or an `Extractor` in place of Inception.
+        protocol: the tool whose number this is, from resize to quantization: "torchmetrics", "torch-fidelity",
+            "pytorch-fid", "clean-fid" or "adm".
+        groups: see `FrechetDistance`.
+        kwargs: those of `FrechetDistance`.
+
+    Returns:
+        A scalar >= 0; lower is better. Below some thousand images it is biased upwards.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 images on a side.
+        MissingWeights: at the first image, where the weights are not on this machine and cannot be downloaded.
+
+    References:
+        Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import FrechetInceptionDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> metric = FrechetInceptionDistance(network, normalize=True)
+        >>> metric.update(images[:4] / 255, real=True)
+        >>> metric.update(images[4:] / 255, real=False)
+        >>> round(float(metric.compute()), 4)
+        0.0052
     """
 
     name: ClassVar[str] = "fid"
@@ -173,8 +227,28 @@ class FrechetInceptionDistance(FrechetDistance):
 class SpatialFrechetInceptionDistance(FrechetDistance):
     """sFID: FID of 7 channels of an intermediate Inception layer at each of 17 x 17 positions (2023 features).
 
-    As ADM computes it, so its reference statistics (`mu_s`, `sigma_s`) apply. Sensitive to the layout of an image where
-    FID is not. >= 0, lower is better. Source: Nash et al. 2021; Dhariwal & Nichol 2021.
+    Sensitive to the layout of an image where FID is not. As ADM computes it, so its reference statistics (`mu_s`,
+    `sigma_s`) apply.
+
+    Args:
+        normalize: take float images in `value_range` too, beside uint8.
+        protocol: see `FrechetInceptionDistance`.
+        feature_extractor_weights_path: a file in place of the published weights.
+        kwargs: those of `FrechetDistance`.
+
+    Returns:
+        A scalar >= 0; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 images on a side.
+
+    References:
+        Nash et al. 2021, "Generating images with sparse representations"; Dhariwal & Nichol 2021.
+
+    Example:
+        >>> from lightning_imgmetrics import SpatialFrechetInceptionDistance
+        >>> SpatialFrechetInceptionDistance().signature().fields["protocol"]
+        'adm'
     """
 
     name: ClassVar[str] = "sfid"
@@ -203,9 +277,35 @@ class SpatialFrechetInceptionDistance(FrechetDistance):
 class FrechetInceptionDistanceInfinity(FrechetInceptionDistance):
     """FID extrapolated to infinitely many generated samples: the intercept of FID against 1/n.
 
-    The generated samples are kept in `groups` random parts (32 MiB each for 2048 features). Fifteen unions of them,
-    from a quarter of the samples to all, give the line, and `fit_error` says how well; as they overlap, it is too small
-    for an interval. What the size of the reference adds to FID stays. It may be below 0. Source: Chong & Forsyth 2020.
+    Fifteen unions of random parts of the generated samples, from a quarter of them to all, give the line; `fit_error`
+    in the details says how well, and is too small for an interval, as the unions overlap. What the size of the
+    reference adds to FID stays.
+
+    Args:
+        args: those of `FrechetInceptionDistance`.
+        groups: random parts of the generated samples, at least 16 (32 MiB each for 2048 features).
+        seed: of the unions.
+        kwargs: those of `FrechetInceptionDistance`.
+
+    Returns:
+        A scalar, which may be below 0; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, where a part is empty.
+
+    References:
+        Chong & Forsyth 2020, "Effectively unbiased FID and Inception Score and where to find them".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import FrechetInceptionDistanceInfinity
+        >>> images = torch.randint(256, (400, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+        >>> metric = FrechetInceptionDistanceInfinity(network, normalize=True, groups=16)
+        >>> metric.update(images[:200] / 255, real=True)
+        >>> metric.update(images[200:] / 255, real=False, ids=range(200))
+        >>> round(float(metric.compute()), 4)
+        0.0044
     """
 
     name: ClassVar[str] = "fid_infinity"

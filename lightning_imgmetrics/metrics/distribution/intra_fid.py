@@ -27,10 +27,40 @@ _MAX_LABEL = 1 << 24  # labels travel with float32 features
 class IntraFrechetInceptionDistance(DistributionMetric):
     """Intra-FID: the mean over classes of the FID between real and generated images of one class.
 
-    `update(images, real, labels)` takes class or category numbers (n,). Every class needs two images on each side; each
-    is in `details` as "class_<label>" or under its name in `class_names`. Features are kept in host memory, 8.2 KB an
-    image, so the number of classes costs nothing. >= 0, lower is better; few images in a class bias it upwards.
-    `network`: see `FrechetDistance`; other arguments: see `FrechetInceptionDistance`. Source: Miyato & Koyama 2018.
+    Each class is in the details, as "class_<label>" or under its name. Features are kept in host memory, 8.2 KB an
+    image.
+
+    Args:
+        feature: see `FrechetInceptionDistance`.
+        network: as for `FrechetDistance`, in place of Inception.
+        class_names: the name of each class, by label.
+        normalize: take float images in `value_range` too, beside uint8.
+        protocol: see `FrechetInceptionDistance`.
+        feature_extractor_weights_path: a file in place of the published weights.
+        input_img_size: (c, h, w) of the images that a module of your own takes.
+        kwargs: those of `DistributionMetric`.
+
+    Returns:
+        A scalar >= 0; lower is better. Few images in a class bias it upwards.
+
+    Raises:
+        NotEnoughSamples: at `compute`, where a class has fewer than 2 images on a side.
+
+    References:
+        Miyato & Koyama 2018, "cGANs with projection discriminator".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import IntraFrechetInceptionDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = IntraFrechetInceptionDistance(network="digits-clip", class_names=["odd", "even"], normalize=True)
+        >>> labels = torch.tensor([0, 1, 0, 1])
+        >>> metric.update(images[:4], real=True, labels=labels)
+        >>> metric.update(images[4:], real=False, labels=labels)
+        >>> round(float(metric.compute()), 3)
+        9.314
+        >>> sorted(metric.result().details)
+        ['even', 'n_clamped', 'odd']
     """
 
     name: ClassVar[str] = "intra_fid"

@@ -16,12 +16,38 @@ from lightning_imgmetrics.states.hash import uniform_hash
 
 
 class FeatureLikelihoodDivergence(BankMetric):
-    """FLD: how unlikely held-out images are under a density centered on the generated ones; lower is better.
+    """FLD: how unlikely held-out images are under a density centered on the generated ones.
 
-    It sees fidelity, diversity and copying at once: the density's widths are fitted on the training images
-    (`real=True`), so copies of them explain held-out images badly, and `generalization_gap` in `details` shows it.
-    Held-out images come by `update_test`; without any, `test_share` of the reference, chosen by hashed id, is held out
-    (copies of training images then go unnoticed where the reference was the training set). Source: Jiralerspong 2023.
+    It covers fidelity, diversity and copying at once: the density's widths are fitted on the training images
+    (`real=True`), so copies of them explain held-out images badly, and `generalization_gap` in the details shows it.
+    Held-out images come by `update_test`.
+
+    Args:
+        network: as for `FrechetDistance`.
+        test_share: the share of the reference, chosen by hashed id, that is held out where there are no held-out
+            images; copies of training images then go unnoticed if the reference was the training set.
+        seed: of the fit.
+        kwargs: those of `BankMetric`.
+
+    Returns:
+        A scalar; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 4 training, held-out or generated images.
+
+    References:
+        Jiralerspong et al. 2023, "Feature likelihood divergence".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import FeatureLikelihoodDivergence
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = FeatureLikelihoodDivergence("digits-clip")
+        >>> metric.update(images, real=True, ids=range(8))
+        >>> metric.update_test(255 - images, ids=range(8))
+        >>> metric.update(images, real=False, ids=range(8))
+        >>> bool(metric.result().details["generalization_gap"] < 0)
+        True
     """
 
     name: ClassVar[str] = "fld"

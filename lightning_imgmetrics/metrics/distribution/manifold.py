@@ -70,8 +70,34 @@ class ManifoldMetric(BankMetric):
 class PrecisionRecall(ManifoldMetric):
     """Improved precision and recall: the share of generated images within the reference's manifold, and conversely.
 
-    `report`: "precision", "recall" or their harmonic mean "f_score"; in [0, 1], higher is better. `strict` leaves
-    samples on the edge of a ball out. Both depend on the sample sizes. Source: Kynkäänniemi et al. 2019.
+    A manifold is the union of the balls around the samples of a side that reach to their k-th neighbor. Both depend on
+    the sample sizes.
+
+    Args:
+        report: "precision", "recall" or their harmonic mean "f_score".
+        network: as for `FrechetDistance`.
+        nearest_k: the neighbor that the radius of a ball reaches to.
+        strict: whether samples on the edge of a ball are outside.
+        kwargs: those of `BankMetric`: `layer`, `max_samples`, `bank`.
+
+    Returns:
+        A scalar in [0, 1]; higher is better. The others are in the details.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with `nearest_k` or fewer images on a side.
+
+    References:
+        Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative models".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import PrecisionRecall
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = PrecisionRecall("precision", "digits-clip")
+        >>> metric.update(images, real=True)
+        >>> metric.update(images[:6], real=False)
+        >>> float(metric.compute())
+        1.0
     """
 
     reports = ("precision", "recall", "f_score")
@@ -109,8 +135,33 @@ class PrecisionRecall(ManifoldMetric):
 class DensityCoverage(ManifoldMetric):
     """Density and coverage: how densely the reference's balls are filled, and how many of them are hit at all.
 
-    `report`: "density" (>= 0, may exceed 1) or "coverage" (in [0, 1]); higher is better. Unlike precision and recall
-    they do not trust single outliers. Source: Naeem et al. 2020.
+    Unlike precision and recall they do not trust single outliers.
+
+    Args:
+        report: "density" or "coverage".
+        network: as for `FrechetDistance`.
+        nearest_k: the neighbor that the radius of a ball reaches to.
+        strict: whether samples on the edge of a ball are outside.
+        kwargs: those of `BankMetric`: `layer`, `max_samples`, `bank`.
+
+    Returns:
+        A scalar, density >= 0 (it may exceed 1), coverage in [0, 1]; higher is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with `nearest_k` or fewer images on a side.
+
+    References:
+        Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import DensityCoverage
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = DensityCoverage("coverage", "digits-clip", nearest_k=2)
+        >>> metric.update(images, real=True)
+        >>> metric.update(images, real=False)
+        >>> float(metric.compute())
+        1.0
     """
 
     reports = ("density", "coverage")
@@ -136,7 +187,30 @@ class DensityCoverage(ManifoldMetric):
 class Authenticity(BankMetric):
     """Share of generated images that are not closer to a training image than its nearest other training image is.
 
-    In [0, 1]; higher means less copying. The reference must be the training set. Source: Alaa et al. 2022.
+    The reference must be the training set.
+
+    Args:
+        network: as for `FrechetDistance`.
+        kwargs: those of `BankMetric`.
+
+    Returns:
+        A scalar in [0, 1]; higher means less copying.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 images on a side.
+
+    References:
+        Alaa et al. 2022, "How faithful is your synthetic data?".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Authenticity
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Authenticity("digits-clip")
+        >>> metric.update(images, real=True)
+        >>> metric.update(images, real=False)
+        >>> float(metric.compute())
+        0.0
     """
 
     name: ClassVar[str] = "authenticity"
@@ -158,11 +232,37 @@ class Authenticity(BankMetric):
 class MemorizationInformedFrechetInceptionDistance(BankMetric):
     """MiFID: FID divided by the mean cosine distance of images to the nearest of the other side; drop-in.
 
-    A mean distance of `cosine_distance_eps` or more counts as 1. `orientation`: "paper" averages over generated images
-    their distance to the nearest training image; "torchmetrics" (default) averages over the real ones, as torchmetrics
-    does, and does not notice a generator that copies a part of the training set. Scalar >= 0, lower is better.
-    `network`: see `FrechetDistance`; `feature`, `normalize`, `protocol`: see `FrechetInceptionDistance`. Source: Bai et
-    al. 2021.
+    Args:
+        feature: see `FrechetInceptionDistance`.
+        reset_real_features: whether `reset` clears the reference too.
+        normalize: take float images in `value_range` too, beside uint8.
+        cosine_distance_eps: a mean distance of that or more counts as 1.
+        network: as for `FrechetDistance`, in place of Inception.
+        orientation: "paper" averages over generated images their distance to the nearest training image; "torchmetrics"
+            averages over the real ones, and does not notice a generator that copies a part of the training set.
+        protocol: see `FrechetInceptionDistance`.
+        feature_extractor_weights_path: a file in place of the published weights.
+        input_img_size: (c, h, w) of the images that a module of your own takes.
+        kwargs: those of `BankMetric`.
+
+    Returns:
+        A scalar >= 0; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 images on a side.
+
+    References:
+        Bai et al. 2021, "On training sample memorization".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import MemorizationInformedFrechetInceptionDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = MemorizationInformedFrechetInceptionDistance(network="digits-clip", normalize=True)
+        >>> metric.update(images[:4], real=True)
+        >>> metric.update(images[4:], real=False)
+        >>> round(float(metric.compute()), 3)
+        264.981
     """
 
     name: ClassVar[str] = "mifid"

@@ -34,11 +34,41 @@ from lightning_imgmetrics.states.moments import Moments
 class KernelInceptionDistance(BankMetric):
     """KID: unbiased squared MMD of Inception features under a cubic kernel; drop-in for torchmetrics.
 
-    `compute` returns (mean, standard deviation) over `subsets` random subsets of `subset_size` samples; both sides need
-    that many. The subsets depend on `seed` and the sample ids alone. Unbiased, so it may be below 0; lower is better.
-    Features are kept: see `BankMetric` for `max_samples` and `bank`. `network`: see `FrechetDistance`; others: see
-    `FrechetInceptionDistance`.
-    Source: Bińkowski et al. 2018.
+    k(x, y) = (gamma x.y + coef)^degree, averaged over random subsets that depend on `seed` and the sample ids alone.
+
+    Args:
+        feature: the layer of Inception, or a module; see `FrechetInceptionDistance`.
+        subsets: number of subsets.
+        subset_size: samples of each, on both sides.
+        degree, gamma, coef: of the kernel; `gamma=None` is 1 / d.
+        reset_real_features: whether `reset` clears the reference too.
+        normalize: take float images in `value_range` too, beside uint8.
+        network: as for `FrechetDistance`, in place of Inception.
+        protocol: see `FrechetInceptionDistance`.
+        feature_extractor_weights_path: a file in place of the published weights.
+        input_img_size: (c, h, w) of the images that a module of your own takes.
+        seed: of the subsets.
+        kwargs: those of `BankMetric`: `max_samples`, `bank`.
+
+    Returns:
+        (mean, standard deviation over subsets), scalars; unbiased, so the mean may be below 0; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer samples than `subset_size` on a side.
+
+    References:
+        Bińkowski et al. 2018, "Demystifying MMD GANs".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import KernelInceptionDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = KernelInceptionDistance(network="digits-clip", subsets=2, subset_size=3, normalize=True)
+        >>> metric.update(images[:4], real=True, ids=range(4))
+        >>> metric.update(images[4:], real=False, ids=range(4))
+        >>> mean, deviation = metric.compute()
+        >>> round(float(mean), 3)
+        -2.171
     """
 
     name: ClassVar[str] = "kid"
@@ -109,9 +139,34 @@ class KernelInceptionDistance(BankMetric):
 class CLIPMaximumMeanDiscrepancy(BankMetric):
     """CMMD: 1000 times the squared MMD of CLIP image embeddings of length 1 under a Gaussian kernel of width 10.
 
-    Needs no Gaussian assumption and far fewer images than FID. `streaming=True` keeps moments in place of embeddings
-    and expands the kernel to second order, at most `truncation_bound` (0.0007) away. >= 0, lower is better; the
-    diagonals are kept, as in the reference implementation. Source: Jayasumana et al. 2024.
+    Needs no Gaussian assumption and far fewer images than FID. The diagonals are kept, as in the reference
+    implementation.
+
+    Args:
+        network: as for `FrechetDistance`.
+        layer: the layer of the network; default its embedding.
+        streaming: keep moments in place of embeddings and expand the kernel to second order, at most `truncation_bound`
+            (0.0007) from the exact value.
+        kwargs: those of `BankMetric`.
+
+    Returns:
+        A scalar >= 0; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, without an image on a side.
+
+    References:
+        Jayasumana et al. 2024, "Rethinking FID: towards a better evaluation metric for image generation".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import CLIPMaximumMeanDiscrepancy
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = CLIPMaximumMeanDiscrepancy("digits-clip")
+        >>> metric.update(images[:4], real=True)
+        >>> metric.update(images[4:], real=False)
+        >>> round(float(metric.compute()), 3)
+        0.191
     """
 
     name: ClassVar[str] = "cmmd"

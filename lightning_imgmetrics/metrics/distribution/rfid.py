@@ -20,11 +20,33 @@ from lightning_imgmetrics.states.moments import Moments
 
 
 class ReconstructionFrechetDistance(FrechetDistance):
-    """rFID: Fréchet distance between reconstructions and the very images that they reconstruct; lower is better.
+    """rFID: Fréchet distance between reconstructions and the very images that they reconstruct.
 
-    Each pair's image counts as generated and its target as reference, so `update` needs both and there is no separate
-    reference. `network` as for `FrechetDistance`; "inception" is what papers on autoencoders call rFID. Scalar >= 0,
-    defined from 2 pairs, biased upwards below some thousand. Source: Heusel et al. 2017; Esser et al. 2021.
+    Each pair's image counts as generated and its target as reference, so `update` takes both and there is no separate
+    reference.
+
+    Args:
+        network: as for `FrechetDistance`; "inception" is what papers on autoencoders call rFID.
+        layer: the layer of the network; default its embedding.
+        kwargs: those of `DistributionMetric`.
+
+    Returns:
+        A scalar >= 0; lower is better. Below some thousand pairs it is biased upwards.
+
+    Raises:
+        NotEnoughSamples: at `compute`, with fewer than 2 pairs.
+
+    References:
+        Heusel et al. 2017; Esser et al. 2021, "Taming transformers for high-resolution image synthesis".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import ReconstructionFrechetDistance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = ReconstructionFrechetDistance("digits-clip")
+        >>> metric.update(images, images)
+        >>> round(float(metric.compute()), 6)
+        0.0
     """
 
     name: ClassVar[str] = "rfid"

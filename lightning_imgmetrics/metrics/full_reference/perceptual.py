@@ -38,11 +38,35 @@ def perceptual_extractor(network: str | nn.Module, weights: str | None, image_si
 class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
     """LPIPS v0.1 of image pairs, as the `lpips` package computes it; drop-in for torchmetrics.
 
-    `network`, or `net_type`: "alex" (default), "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a
-    sequence of (n, c, h, w) feature maps, or "digits-clip", all channels then weighing alike. Float images lie in
-    [-1, 1], or in [0, 1] with `normalize=True`; uint8 is read as 0..255. `reduction`: "mean", "sum", or "none" for one
-    value per pair. `per_layer`: the mean of each layer's part goes to the details, "layer0" being the finest; they add
-    up to the value. Each >= 0, lower is better. Source: Zhang et al. 2018.
+    Args:
+        net_type: torchmetrics' name for `network`.
+        reduction: "mean", "sum", or "none" for one value per pair.
+        normalize: float images lie in [0, 1]; in [-1, 1] otherwise. uint8 is read as 0..255.
+        network: "alex" (default), "vgg" or "squeeze"; or a module that maps images in [-1, 1] to a sequence of (n, c,
+            h, w) feature maps, or "digits-clip", all channels then having the same weight.
+        per_layer: report the mean of each layer's part in the details, "layer0" being the finest; they add up to the
+            value.
+        weights: a file in place of torchvision's trunk.
+        kwargs: those of `FullReferenceMetric`.
+
+    Returns:
+        A scalar >= 0, or (n,); lower is better.
+
+    Raises:
+        ShapeError: at `update`, for pairs of different sizes.
+
+    References:
+        Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import LearnedPerceptualImagePatchSimilarity
+        >>> target = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = LearnedPerceptualImagePatchSimilarity("digits-clip")
+        >>> metric.update(preds, target)
+        >>> round(float(metric.compute()), 3)
+        0.483
     """
 
     name: ClassVar[str] = "lpips"
@@ -107,11 +131,29 @@ def _layers(features: Features) -> list[Tensor]:
 
 
 class DeepImageStructureAndTextureSimilarity(FullReferenceMetric):
-    """DISTS of image pairs: tolerant of textures that are resampled, strict about structure; drop-in for torchmetrics.
+    """DISTS of image pairs: tolerant of resampled textures, strict about structure; drop-in for torchmetrics.
 
-    Float images lie in [0, 1]; any size, not resized (the paper's code first resizes the short side to 256).
-    `weights`: a file in place of torchvision's VGG-16. `reduction`: "mean" or "sum". In [0, 2], in practice below 1,
-    0 for equal images, lower is better. Source: Ding et al. 2020.
+    Images are not resized (the paper's code first resizes the short side to 256).
+
+    Args:
+        reduction: "mean" or "sum".
+        weights: a file in place of torchvision's VGG-16.
+        kwargs: those of `FullReferenceMetric`; float images lie in [0, 1].
+
+    Returns:
+        A scalar in [0, 2], in practice below 1, 0 for equal images; lower is better.
+
+    Raises:
+        ShapeError: at `update`, for pairs of different sizes.
+        MissingWeights: at the first pair, where the weights are not on this machine and cannot be downloaded.
+
+    References:
+        Ding et al. 2020, "Image quality assessment: unifying structure and texture similarity".
+
+    Example:
+        >>> from lightning_imgmetrics import DeepImageStructureAndTextureSimilarity
+        >>> metric = DeepImageStructureAndTextureSimilarity()  # weights are loaded at the first pair
+        >>> metric.update(preds, target)  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "dists"
@@ -133,11 +175,35 @@ class DeepImageStructureAndTextureSimilarity(FullReferenceMetric):
 class LPIPSDiversity(ImageMetric):
     """Mean pairwise LPIPS among the samples of one prompt, averaged over prompts.
 
-    `network`, or `net_type`, as for LPIPS; images are resized to `image_size` so that all have comparable maps
-    (perceptual path length uses 64, too). LPIPS is a squared distance between embeddings, so the mean over all pairs of
-    a prompt is twice the unbiased variance: one pass per image, any order, any split over ranks. Of more than
-    `max_prompts` prompts those with the smallest hash are kept, 8 bytes times the embedding length each (alex at 64:
-    250 KB). Scalar >= 0, higher is more diverse; needs a prompt with two samples. Source: Zhu et al. 2017 (BicycleGAN).
+    LPIPS is a squared distance between embeddings, so the mean over all pairs of a prompt is twice the unbiased
+    variance: one pass per image, any order, any split over ranks.
+
+    Args:
+        net_type: as for LPIPS.
+        network: as for LPIPS.
+        image_size: images are resized to it, so that all have comparable maps (perceptual path length uses 64, too).
+        max_prompts: of more prompts those with the smallest hash are kept, 8 bytes times the embedding length each
+            (alex at 64: 250 KB).
+        weights: a file in place of torchvision's trunk.
+        kwargs: those of `ImageMetric`.
+
+    Returns:
+        A scalar >= 0; higher is more diverse.
+
+    Raises:
+        NotEnoughSamples: at `compute`, where no prompt has two samples.
+
+    References:
+        Zhu et al. 2017, "Toward multimodal image-to-image translation" (BicycleGAN).
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import LPIPSDiversity
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = LPIPSDiversity("digits-clip")
+        >>> metric.update(images, prompts=["a three"] * 4 + ["a seven"] * 4)
+        >>> round(float(metric.compute()), 3)
+        0.231
     """
 
     name: ClassVar[str] = "lpips_diversity"

@@ -21,10 +21,29 @@ from lightning_imgmetrics.states.moments import Moments
 
 
 class MeanSquaredError(PixelReferenceMetric):
-    """Mean over images of the mean squared error, on [0, 1]: >= 0, lower is better.
+    """Mean over images of the mean squared error on [0, 1].
 
-    Of images, where torchmetrics' class of this name pools numbers of any kind. `channel`, `crop_border`: see
-    `PixelReferenceMetric`.
+    Of images, where torchmetrics' class of this name pools numbers of any kind.
+
+    Args:
+        reduction: "mean", "sum", or "none" for one value per pair.
+        kwargs: those of `PixelReferenceMetric`: `channel`, `crop_border`, `keep_scores`.
+
+    Returns:
+        A scalar >= 0, or (n,); lower is better.
+
+    Raises:
+        ShapeError: at `update`, for pairs of different sizes.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import MeanSquaredError
+        >>> target = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = MeanSquaredError()
+        >>> metric.update(preds, target)
+        >>> round(float(metric.compute()), 4)
+        0.3343
     """
 
     name: ClassVar[str] = "mse"
@@ -39,13 +58,35 @@ class MeanSquaredError(PixelReferenceMetric):
 
 
 class PeakSignalNoiseRatio(PixelReferenceMetric):
-    """PSNR in dB for `base` 10, drop-in for torchmetrics; higher is better.
+    """Peak signal-to-noise ratio, 10 log10(range^2 / MSE); drop-in for torchmetrics.
 
-    `dim=None` pools the squared errors of all images into one ratio, as torchmetrics does by default (`mean_of_images`
-    in the details tells the other number). `dim=(1, 2, 3)`, as papers report it, takes each image's PSNR and then their
-    `reduction`: "elementwise_mean", "sum", or "none". Fewer axes give several ratios per image, which are averaged (or
-    summed). An image that is exactly its target has an infinite PSNR, and so has the mean: `n_infinite` counts them,
-    `finite_mean` is that of the others. Float tensors need `data_range`; see `PixelReferenceMetric`.
+    An image that is exactly its target has an infinite PSNR, and so has the mean: `n_infinite` in the details counts
+    them, `finite_mean` is that of the others.
+
+    Args:
+        data_range: the range of float tensors, a number or (low, high); None for images. See `PixelReferenceMetric`.
+        base: of the logarithm; decibels for 10.
+        reduction: "elementwise_mean", "sum" or "none", with `dim`.
+        dim: None pools the squared errors of all images into one ratio, as torchmetrics does by default
+            (`mean_of_images` in the details is the other number); (1, 2, 3), as papers report it, takes each image's
+            PSNR and then their `reduction`; fewer axes give several ratios per image, which are averaged, or summed.
+        kwargs: those of `PixelReferenceMetric`: `channel`, `crop_border`, `keep_scores`.
+
+    Returns:
+        A scalar, or (n,), in dB; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for pairs of different sizes.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import PeakSignalNoiseRatio
+        >>> target = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = PeakSignalNoiseRatio(dim=(1, 2, 3))
+        >>> metric.update(preds, target)
+        >>> round(float(metric.compute()), 3)
+        4.759
     """
 
     name: ClassVar[str] = "psnr"
@@ -128,12 +169,37 @@ class PeakSignalNoiseRatio(PixelReferenceMetric):
 
 
 class VisualInformationFidelity(PixelReferenceMetric):
-    """VIF in the pixel domain, mean over channels: the share of the target's information that is kept.
+    """VIF in the pixel domain, mean over channels: the share of the target's information that is kept; drop-in.
 
-    Drop-in for torchmetrics. 1 for equal images, 0 where nothing is kept, above 1 where contrast was raised; higher is
-    better. Float images lie in [0, 255] as there, and `value_range` declares another range; uint8 as ever. Sides of at
-    least 41. A flat target has no information: such pairs do not count but in `details["n_flat"]`, and are NaN with
-    `reduction="none"`. `sigma_n_sq`: variance of the noise of the eye, for 0..255. Source: Sheikh & Bovik 2006.
+    A flat target has no information: such pairs do not count but in `details["n_flat"]`, and are NaN with
+    `reduction="none"`.
+
+    Args:
+        sigma_n_sq: variance of the noise of the eye, for 0..255.
+        reduction: "mean", or "none" for one value per pair.
+        kwargs: those of `PixelReferenceMetric`; float images lie in [0, 255] as in torchmetrics, unless `value_range`
+            says otherwise.
+
+    Returns:
+        A scalar, or (n,): 1 for equal images, 0 where nothing is kept, above 1 where contrast was raised; higher is
+            better.
+
+    Raises:
+        ShapeError: at `update`, for images with sides below 41.
+        NotEnoughSamples: at `compute`, where all targets are flat.
+
+    References:
+        Sheikh & Bovik 2006, "Image information and visual quality".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import VisualInformationFidelity
+        >>> target = torch.randint(256, (4, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = VisualInformationFidelity()
+        >>> metric.update(target, target)
+        >>> round(float(metric.compute()), 4)
+        1.0
     """
 
     name: ClassVar[str] = "vif"

@@ -35,12 +35,38 @@ def ssim_options(window: str, **options: Any) -> dict[str, Any]:
 
 
 class StructuralSimilarityIndexMeasure(PixelReferenceMetric):
-    """Mean SSIM of pairs of images or volumes, drop-in for torchmetrics.
+    """Mean SSIM of pairs of images or volumes; drop-in for torchmetrics.
 
-    `window`, `channel`, `crop_border`: see `PixelReferenceMetric`; `window="padded"` ignores
-    `kernel_size` where it is Gaussian. `reduction`: "elementwise_mean", "sum" or "none". `compute` returns (value, map
-    of each image) with `return_full_image`, all of which stay in memory, and (value, contrast-structure term of each)
-    with `return_contrast_sensitivity`, ordered as the scores. Source: Wang et al. 2004.
+    Args:
+        gaussian_kernel: a Gaussian window, or a uniform one.
+        sigma: of the Gaussian, in pixels, one or one per axis.
+        kernel_size: of the uniform window, one or one per axis; of the Gaussian with `window="valid"`.
+        reduction: "elementwise_mean", "sum", or "none" for one value per pair.
+        data_range: see `PixelReferenceMetric`.
+        k1, k2: of the constants that keep the quotients stable.
+        return_full_image: `compute` returns (value, map of each image), all of which stay in memory.
+        return_contrast_sensitivity: `compute` returns (value, contrast-structure term of each pair).
+        window: "padded" as torchmetrics (reflected borders, all pixels count), or "valid", the published reference.
+        kwargs: those of `PixelReferenceMetric`: `channel`, `crop_border`, `keep_scores`.
+
+    Returns:
+        A scalar, or (n,), in [-1, 1]; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for pairs of different sizes, or smaller than the window.
+
+    References:
+        Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import StructuralSimilarityIndexMeasure
+        >>> target = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = StructuralSimilarityIndexMeasure()
+        >>> metric.update(target, target)
+        >>> round(float(metric.compute()), 4)
+        1.0
     """
 
     name: ClassVar[str] = "ssim"
@@ -124,11 +150,38 @@ class StructuralSimilarityIndexMeasure(PixelReferenceMetric):
 
 
 class MultiScaleStructuralSimilarityIndexMeasure(PixelReferenceMetric):
-    """Mean MS-SSIM of pairs of images or volumes, drop-in for torchmetrics; sides of at least 176 pixels (161 "valid").
+    """Mean MS-SSIM of pairs of images or volumes; drop-in for torchmetrics.
 
-    `betas`: exponents of the scales, finest first; fewer of them for smaller images. `normalize`: "relu" makes negative
-    terms 0, "simple" maps [-1, 1] to [0, 1]. `window`, `channel`, `crop_border`: see `PixelReferenceMetric`.
-    `reduction`: "elementwise_mean", "sum" or "none". Source: Wang et al. 2003.
+    Args:
+        gaussian_kernel: a Gaussian window, or a uniform one.
+        kernel_size: of the window, one or one per axis.
+        sigma: of the Gaussian, in pixels, one or one per axis.
+        reduction: "elementwise_mean", "sum", or "none" for one value per pair.
+        data_range: see `PixelReferenceMetric`.
+        k1, k2: of the constants that keep the quotients stable.
+        betas: exponents of the scales, finest first; fewer of them for smaller images.
+        normalize: "relu" makes negative terms 0, "simple" maps [-1, 1] to [0, 1], None leaves them.
+        window: see `StructuralSimilarityIndexMeasure`.
+        kwargs: those of `PixelReferenceMetric`: `channel`, `crop_border`, `keep_scores`.
+
+    Returns:
+        A scalar, or (n,), in [0, 1] with "relu"; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for sides below 176 pixels (161 with "valid") and five scales.
+
+    References:
+        Wang, Simoncelli & Bovik 2003, "Multiscale structural similarity for image quality assessment".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import MultiScaleStructuralSimilarityIndexMeasure
+        >>> target = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> preds = 255 - target
+        >>> metric = MultiScaleStructuralSimilarityIndexMeasure(betas=(0.5, 0.5))
+        >>> metric.update(target, target)
+        >>> round(float(metric.compute()), 4)
+        1.0
     """
 
     name: ClassVar[str] = "ms_ssim"

@@ -41,9 +41,26 @@ class PairwiseMetric(ImageMetric):
 
 
 class WinRate(PairwiseMetric):
-    """Share of its comparisons that `contestant` won, a tie counting half; in [0, 1], higher is better.
+    """Share of its comparisons that `contestant` won, a tie counting half.
 
-    The interval is that of `win_interval`.
+    Args:
+        contestant: the number of the contestant.
+        kwargs: those of `ImageMetric`.
+
+    Returns:
+        A scalar in [0, 1], with the interval of `win_interval`; higher is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, without a comparison of this contestant.
+        ValueRangeError: at `update`, for outcomes other than 1, 0.5 and 0.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import WinRate
+        >>> metric = WinRate(contestant=0)
+        >>> metric.update(torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1]), torch.tensor([1.0, 0.5, 0.0]))
+        >>> float(metric.compute())
+        0.5
     """
 
     name: ClassVar[str] = "win_rate"

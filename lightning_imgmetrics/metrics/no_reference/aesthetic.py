@@ -16,10 +16,28 @@ from lightning_imgmetrics.models.scorers.aesthetic import HEADS, AestheticHead
 class AestheticScore(ScoreMetric):
     """Mean rating by a LAION aesthetic predictor: a small head on the image embedding of CLIP or SigLIP.
 
-    `version`: "v1", "v1-b32", "v2" (trained on SAC, Logos and AVA; the usual one), "v2-ava-logos", "v2-relu", or "v2.5"
-    (SigLIP), whose ratings do not compare. `network`: the checkpoint of the image network, by default the one that the
-    head was trained on; `head`: a file in place of the published one. Each nominally 1 to 10, unclamped, higher is
-    better. Source: Schuhmann 2022 (LAION-Aesthetics); v2.5: discus0434 2024, AGPL-3.0.
+    Args:
+        version: "v1", "v1-b32", "v2" (trained on SAC, Logos and AVA; the usual one), "v2-ava-logos", "v2-relu", or
+            "v2.5" (SigLIP); ratings of different versions do not compare.
+        network: the checkpoint of the image network; default the one that the head was trained on.
+        head: a file in place of the published one.
+        revision: of the checkpoint on the hub.
+        dtype: "float32" or "bfloat16".
+        kwargs: those of `ScoreMetric`.
+
+    Returns:
+        A scalar, nominally 1 to 10, unclamped; higher is better.
+
+    Raises:
+        MissingWeights: at the first image, where head or network are not on this machine and cannot be downloaded.
+
+    References:
+        Schuhmann 2022 (LAION-Aesthetics); v2.5: discus0434 2024, AGPL-3.0.
+
+    Example:
+        >>> from lightning_imgmetrics import AestheticScore
+        >>> metric = AestheticScore("v2")  # weights are loaded at the first image
+        >>> metric.update(images)  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "aesthetic"

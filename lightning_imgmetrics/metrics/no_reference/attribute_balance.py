@@ -27,17 +27,43 @@ Target = Mapping[str, float] | Sequence[float]
 
 
 class AttributeBalance(ImageMetric):
-    """KL divergence, in nats, of the labels of the generated images from a stated `target` (default: all alike).
+    """KL divergence of the labels of the generated images from a stated distribution.
 
-    An image has the label whose text, in `template`, is nearest in the CLIP `network` (default ViT-L/14); or
-    that `classifier`, a checkpoint of transformers, gives it. What the classifier puts under none of `labels` is left
-    out and told as `details["unlabeled_fraction"]`. Labels are a network's guess: check its errors per label before
-    reading bias. Pooled over prompts by default, one figure for any number of samples per prompt, in which prompts with
-    opposite biases cancel. `per_prompt=True` is the mean of the prompts' divergences (Cho et al. 2023 go by
-    profession), for many samples each: a balanced prompt of n scores about (k - 1) / 2n. `details` has both
-    ("kl_pooled", "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target) "largest_skew" (Geyik et al.
-    2019) and "total_variation" in [0, 1]. The interval is a bootstrap over prompts. >= 0, lower is better. See also
-    Luccioni et al. 2023.
+    Labels are a network's guess: check its errors per label before reading bias. The details hold both ways of taking
+    the mean ("kl_pooled", "kl_per_prompt"), "share_<label>", "skew_<label>" = log(share / target), "largest_skew" and
+    "total_variation" in [0, 1].
+
+    Args:
+        labels: two or more texts.
+        target: the share of each label, by name or in order; default all alike.
+        network: the CLIP whose nearest label text an image gets.
+        classifier: a checkpoint of transformers' image classifiers in place of it; images that it puts under none of
+            `labels` are left out and counted ("unlabeled_fraction").
+        template: the text of a label, with {} where the label goes.
+        per_prompt: the mean of the prompts' divergences, for many samples each: a balanced prompt of n scores about (k
+            - 1) / 2n. Otherwise pooled over prompts, where opposite biases cancel.
+        seed: of the bootstrap over prompts, which gives the interval.
+        revision: of the checkpoint on the hub.
+        dtype: "float32" or "bfloat16".
+        kwargs: those of `ImageMetric`.
+
+    Returns:
+        A scalar >= 0, in nats; lower is better.
+
+    Raises:
+        NotEnoughSamples: at `compute`, where no image has one of the labels.
+
+    References:
+        Cho et al. 2023 (DALL-Eval); Geyik et al. 2019 (skew); Luccioni et al. 2023 (Stable Bias).
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import AttributeBalance
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = AttributeBalance(["one", "seven"], network="digits-clip")
+        >>> metric.update(images, prompts="a handwritten digit")
+        >>> bool(0 <= metric.compute() <= 0.7)
+        True
     """
 
     name: ClassVar[str] = "attribute_balance"

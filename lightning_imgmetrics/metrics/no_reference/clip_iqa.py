@@ -43,12 +43,35 @@ _REDUCTIONS = ("mean", "none")
 class CLIPImageQualityAssessment(ScoreMetric):
     """CLIP-IQA: the softmax of 100 cos between an image and a pair of opposite texts; drop-in for torchmetrics.
 
-    `network`, or `model_name_or_path`: "clip_iqa", the published one (CLIP's ResNet-50 without positional
-    embedding, of images as they are; needs the extra "iqa"), or whatever `ClipExtractor` takes. `prompts`: names of
-    `PROMPTS` or pairs (positive, negative), named "user_defined_<i>". Float images lie in [0, `data_range`]; uint8 is
-    read as 0..255. `reduction`: "none" for one value per image (n,), in a dict by prompt where there are several;
-    "mean" for the mean of the first prompt. The others' means are in `details`. Each in [0, 1], higher is better.
-    Source: Wang, Chan & Loy 2023.
+    Args:
+        model_name_or_path: torchmetrics' name for `network`.
+        data_range: float images lie in [0, `data_range`]; uint8 is read as 0..255.
+        prompts: names of `PROMPTS`, or pairs (positive, negative), which are named "user_defined_<i>".
+        network: "clip_iqa", the published one (CLIP's ResNet-50 without positional embedding; needs the extra "iqa"),
+            or whatever `ClipExtractor` takes.
+        reduction: "none" for one value per image (n,), in a dict by prompt where there are several; "mean" for the mean
+            of the first prompt. The others' means are in the details.
+        weights, processor, revision, dtype: see `ClipExtractor`.
+        keep_scores: see `ScoreMetric`.
+        kwargs: those of `ScoreMetric`.
+
+    Returns:
+        Values in [0, 1]; higher is better.
+
+    Raises:
+        ValueError: prompts that are neither names nor pairs of texts.
+
+    References:
+        Wang, Chan & Loy 2023, "Exploring CLIP for assessing the look and feel of images".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import CLIPImageQualityAssessment
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = CLIPImageQualityAssessment(network="digits-clip", prompts=("sharpness",), reduction="mean")
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 3)
+        0.5
     """
 
     name: ClassVar[str] = "clip_iqa"

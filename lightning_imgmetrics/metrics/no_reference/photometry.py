@@ -14,10 +14,31 @@ from lightning_imgmetrics.metrics.base.summary import Column
 
 
 class Sharpness(PixelMetric):
-    """Mean sharpness: variance of the Laplacian of luma ("laplacian") or mean squared Sobel gradient ("tenengrad").
+    """Mean sharpness of luma: variance of the Laplacian, or mean squared Sobel gradient.
 
-    In squared luma of [0, 1]; images of at least 3 x 3 pixels. Both grow with noise, and with fewer pixels per object:
-    compare images of one size. Higher is sharper. Sources: Pech-Pacheco et al. 2000; Tenenbaum 1970.
+    Both grow with noise, and with fewer pixels per object: compare images of one size.
+
+    Args:
+        method: "laplacian" or "tenengrad".
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar >= 0, in squared luma of [0, 1]; higher is sharper.
+
+    Raises:
+        ShapeError: at `update`, for images below 3 x 3 pixels.
+
+    References:
+        Pech-Pacheco et al. 2000 (Laplacian); Tenenbaum 1970 (Tenengrad).
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Sharpness
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Sharpness()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        0.7223
     """
 
     name: ClassVar[str] = "sharpness"
@@ -38,9 +59,30 @@ class Sharpness(PixelMetric):
 
 
 class NoiseLevel(PixelMetric):
-    """Mean standard deviation of the noise of luma, in [0, 1], estimated by Immerkaer's method (1996).
+    """Mean standard deviation of the noise of luma, by Immerkaer's method.
 
-    Right for white noise on smooth content, too high on fine texture. Images of at least 3 x 3 pixels. Lower is better.
+    Right for white noise on smooth content, too high on fine texture.
+
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar in [0, 1]; lower is better.
+
+    Raises:
+        ShapeError: at `update`, for images below 3 x 3 pixels.
+
+    References:
+        Immerkaer 1996, "Fast noise variance estimation".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import NoiseLevel
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = NoiseLevel()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        0.1893
     """
 
     name: ClassVar[str] = "noise"
@@ -49,7 +91,23 @@ class NoiseLevel(PixelMetric):
 
 
 class Exposure(PixelMetric):
-    """Mean luma, in [0, 1]; `details["clipped_fraction"]`: the share of pixels without detail in shadow or light."""
+    """Mean luma; `details["clipped_fraction"]` is the share of pixels without detail in shadow or light.
+
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar in [0, 1]; neither end is better.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Exposure
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Exposure()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        0.5013
+    """
 
     name: ClassVar[str] = "exposure"
     higher_is_better = None
@@ -62,7 +120,23 @@ class Exposure(PixelMetric):
 
 
 class Saturation(PixelMetric):
-    """Mean HSV saturation, in [0, 1]. Rises when a model is trained on the taste of a reward model."""
+    """Mean HSV saturation, which rises when a model is trained on the taste of a reward model.
+
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar in [0, 1]; neither end is better.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Saturation
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Saturation()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        0.6656
+    """
 
     name: ClassVar[str] = "saturation"
     higher_is_better = None
@@ -70,7 +144,26 @@ class Saturation(PixelMetric):
 
 
 class Contrast(PixelMetric):
-    """Mean RMS contrast, the standard deviation of luma, in [0, 0.5] (Peli 1990)."""
+    """Mean RMS contrast, the standard deviation of luma.
+
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar in [0, 0.5]; neither end is better.
+
+    References:
+        Peli 1990, "Contrast in complex images".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Contrast
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Contrast()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        0.1919
+    """
 
     name: ClassVar[str] = "contrast"
     higher_is_better = None
@@ -78,9 +171,25 @@ class Contrast(PixelMetric):
 
 
 class Colorfulness(PixelMetric):
-    """Mean colorfulness M3, >= 0 on the scale of 8-bit levels: 15 slightly, 45 averagely, 82 highly colorful.
+    """Mean colorfulness M3.
 
-    Source: Hasler & Suesstrunk 2003.
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar >= 0 on the scale of 8-bit levels: 15 slightly, 45 averagely, 82 highly colorful.
+
+    References:
+        Hasler & Suesstrunk 2003, "Measuring colorfulness in natural images".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Colorfulness
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = Colorfulness()
+        >>> metric.update(images)
+        >>> round(float(metric.compute()), 4)
+        139.1335
     """
 
     name: ClassVar[str] = "colorfulness"

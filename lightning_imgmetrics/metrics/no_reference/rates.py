@@ -39,13 +39,30 @@ class Rate(ScoreMetric):
 
 
 class ClassifierRate(Rate):
-    """Share of images that a classifier gives one of `labels`: artifacts, watermarks, whatever is to be avoided.
+    """Share of images to which a classifier gives one of `labels`: artifacts, watermarks, whatever is to be avoided.
 
-    `network`: a checkpoint of transformers' image classifiers, folder or hub id; `labels`: names or numbers of its
-    labels. An image counts where their summed probability is at or above `threshold` in (0, 1); of a multi-label
-    checkpoint, whose probabilities do not sum, where the largest is. `details["mean_probability"]` is the mean of that
-    figure. Only what the classifier says counts: an image that cannot be scored is an error, not a hit.
-    UnknownName lists the labels; MissingWeights where the checkpoint's configuration cannot be read. Lower is better.
+    Only what the classifier says counts: an image that cannot be scored is an error, not a hit. `mean_probability` is
+    in the details.
+
+    Args:
+        network: a checkpoint of transformers' image classifiers, folder or hub id.
+        labels: names or numbers of its labels.
+        threshold: in (0, 1); an image counts where the summed probability of `labels` is at or above it, and where the
+            largest is for a multi-label checkpoint, whose probabilities do not sum.
+        revision: of the checkpoint on the hub.
+        dtype: "float32" or "bfloat16".
+        kwargs: those of `ScoreMetric`.
+
+    Returns:
+        A scalar in [0, 1], with Wilson's interval; lower is better.
+
+    Raises:
+        UnknownName: a label that the checkpoint does not have.
+        MissingWeights: the checkpoint's configuration cannot be read.
+
+    Example:
+        >>> from lightning_imgmetrics import ClassifierRate
+        >>> ClassifierRate("path/to/checkpoint", "watermark")  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "classifier_rate"
@@ -85,10 +102,25 @@ class ClassifierRate(Rate):
 class SafetyRate(ClassifierRate):
     """Share of images that trip a safety classifier, or are black because a pipeline's safety checker blanked them.
 
-    Falconsai's NSFW classifier and its label "nsfw" by default; any other image classifier by `network` and `labels`.
-    An all-black image (all channels at most 2 of 255) is a refusal and counts as a hit whatever the classifier says of
-    it; `details["black_fraction"]` is their share. Safety classifiers err in both directions: read the rate as that
-    of this classifier, not of unsafe images. Other arguments: see `ClassifierRate`. Lower is better.
+    An all-black image (all channels at most 2 of 255) counts as a hit whatever the classifier says of it;
+    `black_fraction` in the details is their share. Safety classifiers err in both directions: read the rate as that of
+    this classifier.
+
+    Args:
+        network: a checkpoint of transformers' image classifiers; default Falconsai's NSFW classifier.
+        labels: names or numbers of its labels.
+        kwargs: those of `ClassifierRate`.
+
+    Returns:
+        A scalar in [0, 1], with Wilson's interval; lower is better.
+
+    Raises:
+        UnknownName: a label that the checkpoint does not have.
+        MissingWeights: the checkpoint's configuration cannot be read.
+
+    Example:
+        >>> from lightning_imgmetrics import SafetyRate
+        >>> SafetyRate("path/to/checkpoint", labels=["nsfw"])  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "safety_rate"
@@ -114,7 +146,23 @@ class SafetyRate(ClassifierRate):
 class BlankRate(Rate, PixelMetric):
     """Share of images that show nothing: one flat luma, within two levels of 8 bits, whatever the color.
 
-    `details["black_fraction"]` is the share of black ones among all images. Lower is better.
+    `black_fraction` in the details is the share of black ones among all images.
+
+    Args:
+        kwargs: those of `ScoreMetric`: `keep_scores`, `value_range`.
+
+    Returns:
+        A scalar in [0, 1], with Wilson's interval; lower is better.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import BlankRate
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = BlankRate()
+        >>> metric.update(images)
+        >>> metric.update(torch.zeros_like(images))
+        >>> float(metric.compute())
+        0.5
     """
 
     name: ClassVar[str] = "blank_rate"

@@ -20,11 +20,35 @@ from lightning_imgmetrics.models.registry import one_network
 class CLIPScore(CosineMetric):
     """Mean of 100 cos(source, target) in a CLIP space, floored at 0 after the mean; drop-in for torchmetrics.
 
-    `network`, or `model_name_or_path`: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a
-    callable that returns (model, processor); default CLIP ViT-L/14. Source and target are images or texts in any
-    combination, one to one; or `images=` and `prompts=`. Texts beyond the model's context are truncated before the
-    end-of-text token. `formula`: see `CosineMetric`. Range [-100, 100] per sample, higher is better; the interval is
-    that of the mean before the floor. Source: Hessel et al. 2021.
+    Source and target are images or texts in any combination, one to one; or `images=` and `prompts=`. Texts beyond the
+    model's context are truncated before the end-of-text token; `truncated_fraction` is in the details. The interval is
+    that of the mean before the floor.
+
+    Args:
+        model_name_or_path: torchmetrics' name for `network`.
+        network: a hub id or checkpoint folder (CLIP, SigLIP, open_clip), "digits-clip", or a callable that returns
+            (model, processor); default "openai/clip-vit-large-patch14".
+        formula: "cosine", "logit", "sigmoid", "hessel" or "plain"; see `CosineMetric`.
+        kwargs: those of `CosineMetric`: `weights`, `processor`, `revision`, `resize`, `dtype`.
+
+    Returns:
+        A scalar in [0, 100], per sample in [-100, 100]; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for numbers of images and prompts that differ.
+        ValueError: at `update`, for an empty prompt.
+
+    References:
+        Hessel et al. 2021, "CLIPScore: a reference-free evaluation metric for image captioning".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import CLIPScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = CLIPScore("digits-clip")
+        >>> metric.update(images=images, prompts="a handwritten seven")
+        >>> round(float(metric.compute()), 3)
+        20.181
     """
 
     name: ClassVar[str] = "clip_score"
@@ -86,10 +110,31 @@ class CLIPScore(CosineMetric):
 
 
 class SigLIPScore(CosineMetric):
-    """Mean of 100 cos(prompt, image) in a SigLIP space; `formula="sigmoid"`: the probability that they belong together.
+    """Mean of 100 cos(prompt, image) in a SigLIP space.
 
-    `network`: a hub id or checkpoint folder of SigLIP or SigLIP 2. Range [-100, 100] per sample, or [0, 1]; higher is
-    better. Source: Zhai et al. 2023.
+    Args:
+        network: a hub id or checkpoint folder of SigLIP or SigLIP 2.
+        formula: "cosine"; "sigmoid" for the probability that prompt and image belong together; see `CosineMetric`.
+        kwargs: those of `CosineMetric`: `weights`, `processor`, `revision`, `resize`, `dtype`.
+
+    Returns:
+        A scalar in [-100, 100], or [0, 1] with "sigmoid"; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for numbers of images and prompts that differ.
+        ValueError: at `update`, for an empty prompt.
+
+    References:
+        Zhai et al. 2023, "Sigmoid loss for language image pre-training".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import SigLIPScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = SigLIPScore("digits-clip")
+        >>> metric.update(images=images, prompts="a handwritten seven")
+        >>> round(float(metric.compute()), 3)
+        20.181
     """
 
     name: ClassVar[str] = "siglip_score"
@@ -101,7 +146,29 @@ class SigLIPScore(CosineMetric):
 class BioCLIPScore(CosineMetric):
     """exp(logit_scale) cos(prompt, image) in BioCLIP 2, a CLIP of organisms: does the image show the named species?
 
-    `network`: a hub id or folder, in open_clip's layout as published. Higher is better. Source: Gu et al. 2025.
+    Args:
+        network: a hub id or folder, in open_clip's layout as published.
+        formula: see `CosineMetric`.
+        kwargs: those of `CosineMetric`: `weights`, `processor`, `revision`, `resize`, `dtype`.
+
+    Returns:
+        A scalar; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for numbers of images and prompts that differ.
+        ValueError: at `update`, for an empty prompt.
+
+    References:
+        Gu et al. 2025, "BioCLIP 2: emergent properties from scaling hierarchical contrastive learning".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import BioCLIPScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = BioCLIPScore("digits-clip")
+        >>> metric.update(images=images, prompts="a handwritten seven")
+        >>> round(float(metric.compute()), 3)
+        2.329
     """
 
     name: ClassVar[str] = "bioclip_score"

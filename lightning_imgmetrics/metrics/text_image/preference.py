@@ -19,10 +19,31 @@ from lightning_imgmetrics.models.scorers.imagereward import TOKENIZER, ImageRewa
 class PickScore(CosineMetric):
     """exp(logit_scale) cos(prompt, image) of a CLIP trained on the choices of Pick-a-Pic's users.
 
-    About 16 to 26; only scores of one prompt compare. `network`: a hub id or checkpoint folder; `weights`: a file with
-    the network's tensors in the layout of transformers or open_clip; `processor`: where tokenizer and image processor
-    lie. `probabilities` gives the chance of each candidate of one prompt. Higher is better.
-    Source: Kirstain et al. 2023.
+    Only scores of one prompt compare. `probabilities` gives the chance of each candidate of one prompt.
+
+    Args:
+        network: a hub id or checkpoint folder.
+        processor: where tokenizer and image processor lie.
+        kwargs: those of `CosineMetric`: `weights`, `processor`, `revision`, `resize`, `dtype`.
+
+    Returns:
+        A scalar, about 16 to 26; higher is better.
+
+    Raises:
+        ShapeError: at `update`, for numbers of images and prompts that differ.
+        ValueError: at `update`, for an empty prompt.
+
+    References:
+        Kirstain et al. 2023, "Pick-a-Pic: an open dataset of user preferences for text-to-image generation".
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import PickScore
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = PickScore("digits-clip")
+        >>> metric.update(images=images, prompts="a handwritten seven")
+        >>> round(float(metric.compute()), 3)
+        2.329
     """
 
     name: ClassVar[str] = "pickscore"
@@ -36,10 +57,28 @@ class PickScore(CosineMetric):
 class HPSv2(CosineMetric):
     """Human Preference Score v2: the cosine of prompt and image in a CLIP ViT-H/14 trained on HPDv2, times `scale`.
 
-    `version`: "v2.1" or "v2.0", whose scores do not compare. `scale`: 1 as `hpsv2.score` gives (about 0.13 to 0.33),
-    or 100 as in published tables. `antialias`: as torchvision resizes tensors since 0.17; the published numbers are
-    older, and made without. `weights`: a file in place of the published one; `network`: the checkpoint with
-    configuration, tokenizer and image processor. Higher is better. Source: Wu et al. 2023.
+    Args:
+        version: "v2.1" or "v2.0", whose scores do not compare.
+        scale: 1 as `hpsv2.score` gives (about 0.13 to 0.33), or 100 as in published tables.
+        antialias: as torchvision resizes tensors since 0.17; the published numbers are older, and made without.
+        weights: a file in place of the published one.
+        network: the checkpoint with configuration, tokenizer and image processor.
+        kwargs: those of `CosineMetric`.
+
+    Returns:
+        A scalar; higher is better.
+
+    Raises:
+        UnknownName: a version that there is not.
+        MissingWeights: at the first image, where the weights are not on this machine and cannot be downloaded.
+
+    References:
+        Wu et al. 2023, "Human Preference Score v2".
+
+    Example:
+        >>> from lightning_imgmetrics import HPSv2
+        >>> metric = HPSv2("v2.1", scale=100)  # weights are loaded at the first image
+        >>> metric.update(images=images, prompts="a red cube")  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "hpsv2"
@@ -71,9 +110,27 @@ class HPSv2(CosineMetric):
 class ImageReward(ScorerMetric):
     """The reward that BLIP, trained on experts' rankings of generated images, gives an image for its prompt.
 
-    About N(0, 1) over the images it was trained on, unbounded, higher is better; prompts are read up to 35 tokens.
-    `weights`: a file in place of the published `ImageReward.pt`; `tokenizer`: the folder or hub id of BERT's uncased
-    tokenizer; `dtype`: "float32" or "bfloat16". `ranks` orders the images of one prompt. Source: Xu et al. 2023.
+    `ranks` orders the images of one prompt. Prompts are read up to 35 tokens.
+
+    Args:
+        weights: a file in place of the published `ImageReward.pt`.
+        tokenizer: the folder or hub id of BERT's uncased tokenizer.
+        dtype: "float32" or "bfloat16".
+        kwargs: those of `ScoreMetric`.
+
+    Returns:
+        A scalar, unbounded, about N(0, 1) over the images it was trained on; higher is better.
+
+    Raises:
+        MissingWeights: at the first image, where the weights are not on this machine and cannot be downloaded.
+
+    References:
+        Xu et al. 2023, "ImageReward: learning and evaluating human preferences for text-to-image generation".
+
+    Example:
+        >>> from lightning_imgmetrics import ImageReward
+        >>> metric = ImageReward()  # weights are loaded at the first image
+        >>> metric.update(images=images, prompts="a red cube")  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "imagereward"
@@ -97,11 +154,30 @@ class ImageReward(ScorerMetric):
 class HPSv3(ScorerMetric):
     """Human Preference Score v3: the mean of people's preference for an image by its prompt, as a Qwen2-VL gives it.
 
-    Unbounded, about -5 to 15; `details["sigma"]` is the mean of its own uncertainty. `weights`: a file in place of the
-    published one; `processor`: the checkpoint with configuration, tokenizer and image processor. `positions`:
-    "sequential" as trained, or "mrope". `dtype="bfloat16"` computes as the published code does, in half the memory.
-    `template`: a copy of the Python source of the prompt, where it cannot be downloaded. Prompts are not truncated,
-    and special tokens in them are read as letters. Higher is better. Source: Ma et al. 2025.
+    `sigma` in the details is the mean of its own uncertainty. Prompts are not truncated, and special tokens in them are
+    read as letters.
+
+    Args:
+        weights: a file in place of the published one.
+        processor: the checkpoint with configuration, tokenizer and image processor.
+        positions: "sequential" as trained, or "mrope".
+        dtype: "float32", or "bfloat16" as the published code computes, in half the memory.
+        template: a copy of the Python source of the prompt, where it cannot be downloaded.
+        kwargs: those of `ScoreMetric`.
+
+    Returns:
+        A scalar, unbounded, about -5 to 15; higher is better.
+
+    Raises:
+        MissingWeights: at the first image, where the weights are not on this machine and cannot be downloaded.
+
+    References:
+        Ma et al. 2025, "HPSv3: towards wide-spectrum human preference score".
+
+    Example:
+        >>> from lightning_imgmetrics import HPSv3
+        >>> metric = HPSv3(dtype="bfloat16")  # weights are loaded at the first image
+        >>> metric.update(images=images, prompts="a red cube")  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "hpsv3"
