@@ -38,8 +38,8 @@ class MetricSuite(Members):
         if isinstance(metrics, Mapping):
             members: dict[str, Any] = dict(metrics)
         else:
-            given = [metrics] if isinstance(metrics, str) else metrics
-            listed = [one for m in given for one in (PRESETS.get(m, (m,)) if isinstance(m, str) else (m,))]
+            entries = [metrics] if isinstance(metrics, str) else metrics
+            listed = [one for m in entries for one in (PRESETS.get(m, (m,)) if isinstance(m, str) else (m,))]
             names = [m if isinstance(m, str) else _key(m) for m in listed]
             if len(set(names)) < len(names):
                 raise ValueError(f"`metrics` must have one name each, got {names}; pass a mapping of names to metrics")
@@ -130,12 +130,14 @@ class MetricSuite(Members):
             features[extractor] = BatchFeatures(
                 extractor(batches + (target or []) if paired else batches, layers, device)
             )
-        given = {name: x for name, x in inputs.items() if name != "target"} | {"ids": ids}
-        feeds = []
+        shared = {name: x for name, x in inputs.items() if name != "target"} | {"ids": ids}
+        commits = []
         for extractor, group in groups.items():
             alone = BatchFeatures({layer: _head(x, n) for layer, x in features[extractor].items()})
-            feeds += [m.begin_update(features[extractor] if "target" in m.inputs else alone, **given) for _, m in group]
-        for finish in feeds:
+            commits += [
+                m.begin_update(features[extractor] if "target" in m.inputs else alone, **shared) for _, m in group
+            ]
+        for finish in commits:
             finish()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

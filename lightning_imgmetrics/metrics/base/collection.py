@@ -29,7 +29,7 @@ from lightning_imgmetrics.result import Result
 
 
 class Members(MetricCollection):
-    """A `MetricCollection` of this package's metrics, in the order given, which keep once what they keep alike.
+    """A `MetricCollection` of this package's metrics, in the given order, with one copy of equal streams.
 
     TypeError for metrics of other packages, or none; ValueError for one that shares its samples with others already.
     """
@@ -49,7 +49,7 @@ class Members(MetricCollection):
         super().add_metrics(*args, **kwargs)
 
     def named(self) -> dict[str, ImageMetric]:
-        """name -> metric, in the order given."""
+        """name -> metric, in the given order."""
         return {name: self[name] for name in self._order}
 
     def _share_streams(self) -> None:
@@ -61,7 +61,7 @@ class Members(MetricCollection):
                 raise ValueError(
                     f"metric {member!r} shares its samples with the rest of another MetricSuite: make a new one"
                 )
-            if update_count(m) or not m.streams.untouched:  # what it has seen, the others have not
+            if update_count(m) or not m.streams.untouched:  # the others have not seen its samples
                 continue
             ways = *sync_configuration(m), getattr(m, "reset_real_features", None)
             for name, stream in m.streams.owned().items():

@@ -18,7 +18,7 @@ from lightning_imgmetrics.states.moments import reduce_moments
 
 
 class StreamSet(dict[str, Stream]):
-    """Streams by name. Those that another metric of a suite owns are read here, and kept, synced and saved there."""
+    """Streams by name. Those that another metric of a suite owns are only read here."""
 
     def __init__(self, metric: Any, streams: Mapping[str, Stream] | None = None):
         super().__init__(streams or {})
@@ -151,12 +151,12 @@ class StreamSet(dict[str, Stream]):
 def _tables(stream: Stream, content: Content, group: Any) -> Iterator[Tensor]:
     """What is gathered of a stream; a rank without data brings no rows, of the right shape and type."""
     if stream.state.table:
-        yield _travelling(stream, content.value[0], group)
+        yield _rows_to_gather(stream, content.value[0], group)
     for part in (content.ids, content.pending_ids, content.pending):
         yield from part
 
 
-def _travelling(stream: Stream, table: Tensor, group: Any) -> Tensor:
+def _rows_to_gather(stream: Stream, table: Tensor, group: Any) -> Tensor:
     """The rows of a table that other ranks need: of a bounded bank those that all ranks together will keep."""
     state = stream.state
     size = getattr(state, "size", None)

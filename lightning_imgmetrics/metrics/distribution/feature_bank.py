@@ -17,7 +17,7 @@ from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.bank import Bank
 
 BANKS = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
-_USUAL_K = 5
+_COMMON_K = 5
 Network = str | nn.Module | Callable[[Tensor], Tensor] | Extractor
 
 
@@ -68,13 +68,15 @@ class BankMetric(DistributionMetric):
 
     def radius(self, side: str, points: Tensor, k: int) -> Tensor:
         """Distance (n,) of each sample to its k-th nearest neighbor on its own side."""
-        usual = max(k, min(_USUAL_K, len(points) - 1))  # metrics with unlike k, up to this, search once
-        found = self.cached(
-            ("nearest", side, usual),
+        largest_k = max(k, min(_COMMON_K, len(points) - 1))  # metrics with different k, up to this, search once
+        distances = self.cached(
+            ("nearest", side, largest_k),
             [self.state(f"{side}_bank")],
-            lambda: self.over_ranks(lambda share: nearest(points, points, usual, exclude_self=True, share=share)[0]),
+            lambda: self.over_ranks(
+                lambda share: nearest(points, points, largest_k, exclude_self=True, share=share)[0]
+            ),
         )
-        return found[:, k - 1]
+        return distances[:, k - 1]
 
     def neighbors(self, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """The k reference images nearest to each generated one: ids (n,), reference ids (n, k), distances (n, k).

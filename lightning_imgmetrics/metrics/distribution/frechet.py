@@ -90,8 +90,8 @@ class FrechetDistance(DistributionMetric):
         if min(n_real, n) < 2:
             raise NotEnoughSamples(self.name, min(n_real, n), 2, f"{n_real} real and {n} generated. {_TOO_FEW}")
         value = self.distance(real, fake)
-        seen = "unknown" if n_real > UNKNOWN / 2 else n_real
-        return self.interval(Summary(value, n, counts={"n_real": seen, "n": n}), real, state)
+        n_reference = "unknown" if n_real > UNKNOWN / 2 else n_real
+        return self.interval(Summary(value, n, counts={"n_real": n_reference, "n": n}), real, state)
 
     def interval(self, summary: Summary, real: Tensor, state: Tensor) -> Summary:
         """`summary` with the interval that the parts of the generated samples give."""

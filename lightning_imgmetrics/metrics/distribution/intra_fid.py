@@ -114,9 +114,9 @@ class IntraFrechetInceptionDistance(DistributionMetric):
         if column.shape != (n,) or column.is_floating_point() or column.dtype == torch.bool:
             got = f"{tuple(column.shape)} {column.dtype}"
             raise ShapeError(f"`labels` must be {n} integers, one per image, got {got}")
-        known = _MAX_LABEL if self.class_names is None else len(self.class_names)
-        if n and not 0 <= int(column.min()) <= int(column.max()) < known:
-            raise ValueError(f"`labels` must lie in [0, {known}), got {int(column.min())}..{int(column.max())}")
+        n_labels = _MAX_LABEL if self.class_names is None else len(self.class_names)
+        if n and not 0 <= int(column.min()) <= int(column.max()) < n_labels:
+            raise ValueError(f"`labels` must lie in [0, {n_labels}), got {int(column.min())}..{int(column.max())}")
 
     def summarize(self) -> Summary:
         sides = [self.store.features(self.state(f"{side}_labelled")) for side in ("real", "fake")]

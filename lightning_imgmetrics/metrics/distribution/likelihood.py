@@ -72,8 +72,8 @@ class FeatureLikelihoodDivergence(BankMetric):
     def summarize(self) -> Summary:
         train, fake = self.both(4, "a density and its baseline need some")
         test = self.store.features(self.state("real_test"))
-        given = len(test) > 0
-        if not given:
+        has_test = len(test) > 0
+        if not has_test:
             held = uniform_hash(self.store.ids(self.state("real_bank")), seed=3) < self.test_share
             train, test = train[~held.to(train.device)], train[held.to(train.device)]
         least = min(len(train), len(test))
@@ -81,7 +81,12 @@ class FeatureLikelihoodDivergence(BankMetric):
             raise NotEnoughSamples(self.name, least, 4, f"{len(train)} training and {len(test)} held-out images")
         value, gap = feature_likelihood_divergence(train, test.to(train.device), fake, seed=self.seed)
         details = {"generalization_gap": float(gap)}
-        counts = {"n_train": len(train), "n_test": len(test), "n": len(fake), "test": "given" if given else "held-out"}
+        counts = {
+            "n_train": len(train),
+            "n_test": len(test),
+            "n": len(fake),
+            "test": "given" if has_test else "held-out",
+        }
         return Summary(value, len(fake), details=details, counts=counts)
 
     def signature_parameters(self) -> dict[str, object]:

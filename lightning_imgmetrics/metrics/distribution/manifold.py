@@ -47,7 +47,7 @@ class ManifoldMetric(BankMetric):
     balls_around_both: ClassVar[bool]
 
     def counts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`functional.manifold.ball_counts` of the two sides; of the reference's balls alone where those suffice."""
+        """`functional.manifold.ball_counts` of the two sides; of the reference's balls alone where those are enough."""
         k, both = self.nearest_k, self.balls_around_both
         real, fake = self.both(k + 1, f"each sample needs its {k} nearest neighbors (`nearest_k`)")
         around_fake = self.radius("fake", fake, k) if both else torch.zeros(len(fake), device=fake.device)
@@ -316,8 +316,8 @@ class MemorizationInformedFrechetInceptionDistance(BankMetric):
         fid = self.distance(self.state("real_moments"), self.state("fake_moments"))
         queries, points = (fake, real) if self.orientation == "paper" else (real, fake)
         cosine = self.over_ranks(lambda share: largest_cosine(queries, points, share=share))
-        kept = torch.cat([part.double().sum(1) != 0 for part in queries.split(4096)])  # as torchmetrics leaves out
-        distance = float((1 - cosine[kept]).mean())
+        nonzero = torch.cat([part.double().sum(1) != 0 for part in queries.split(4096)])  # as torchmetrics leaves out
+        distance = float((1 - cosine[nonzero]).mean())
         penalty = distance if distance < self.cosine_distance_eps else 1.0
         value = fid / (penalty + 1e-14) if fid > 1e-8 else torch.zeros_like(fid)
         details = {"fid": float(fid), "memorization_distance": distance}

@@ -71,8 +71,8 @@ class ReferenceStatistics:
         counts = {_count(entry) for entry in entries.values()}
         if not counts or max(counts) == 0:
             raise NotEnoughSamples("the reference", 0, 2, "update the metrics with reference images first")
-        known = [_count(e) for e in entries.values() if getattr(e.state, "size", None) is None and _count(e) < UNKNOWN]
-        return cls(tuple(entries.values()), max(known, default=None), content)
+        sizes = [_count(e) for e in entries.values() if getattr(e.state, "size", None) is None and _count(e) < UNKNOWN]
+        return cls(tuple(entries.values()), max(sizes, default=None), content)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, atomically."""
@@ -183,10 +183,10 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
-def _fits(known: Signature, wanted: Signature) -> bool:
-    """Whether features described by `known` are those that are wanted; a published file may not tell the weights."""
-    keys = {*known.fields, *wanted.fields} - ({"weights"} - {*known.fields})
-    return all(known.fields.get(key) == wanted.fields.get(key) for key in keys)
+def _fits(measured: Signature, wanted: Signature) -> bool:
+    """Whether features described by `measured` are those that are wanted; a published file may not name the weights."""
+    keys = {*measured.fields, *wanted.fields} - ({"weights"} - {*measured.fields})
+    return all(measured.fields.get(key) == wanted.fields.get(key) for key in keys)
 
 
 def _kind(state: Any) -> str:
@@ -219,7 +219,9 @@ def _converted(entry: Entry, wanted: Any) -> Tensor | None:
 def _imported(public: PublicStatistics, protocol: str | None, n: int | None, path: Path) -> list[Entry]:
     """The entries of a published file."""
     if public.format == "dgm-eval":
-        raise IncompatibleStates(f"{path} holds dgm-eval's features of a network that it does not name: measure anew")
+        raise IncompatibleStates(
+            f"{path} holds dgm-eval's features of a network that it does not name: measure the images again"
+        )
     protocol = protocol or _OWN_PROTOCOL.get(public.format)
     if protocol is None and public.format != "npy":
         raise SignatureMismatch(

@@ -1,4 +1,4 @@
-"""rFID: how far what an autoencoder gives back is from what it was given, as distributions."""
+"""rFID: the distance between reconstructions and the images that they reconstruct, as distributions."""
 
 from __future__ import annotations
 

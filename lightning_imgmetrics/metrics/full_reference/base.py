@@ -55,7 +55,7 @@ class FullReferenceMetric(ScoreMetric):
         """The scores of batches, two sides under the names that errors are to give them: a pass for those of a size."""
         first, second = sides.values()
         require_same_sizes(*([x for batch in side for x in batch] for side in (first, second)), names=tuple(sides))
-        if [len(batch) for batch in first] != [len(batch) for batch in second]:  # of one size, but unlike types
+        if [len(batch) for batch in first] != [len(batch) for batch in second]:  # of one size, but of different types
             first, second = ([x[None] for batch in side for x in batch] for side in (first, second))
         return torch.cat([self.scores_of(self.extract(pair)) for pair in zip(first, second, strict=True)])
 
@@ -182,9 +182,9 @@ def require_same_sizes(
     preds: Sequence[Tensor], target: Sequence[Tensor], *, names: Sequence[str] = ("preds", "target")
 ) -> None:
     """ShapeError, with the first pair, unless these are as many images, and those of each pair of one size."""
-    told = f"`{names[0]}` and `{names[1]}` must hold images of the same sizes"
+    requirement = f"`{names[0]}` and `{names[1]}` must hold images of the same sizes"
     if len(preds) != len(target):
-        raise ShapeError(f"{told}, got {len(preds)} and {len(target)} images")
+        raise ShapeError(f"{requirement}, got {len(preds)} and {len(target)} images")
     for i, (x, y) in enumerate(zip(preds, target, strict=True)):
         if x.shape != y.shape:
-            raise ShapeError(f"{told}, got {tuple(x.shape)} and {tuple(y.shape)} for pair {i}")
+            raise ShapeError(f"{requirement}, got {tuple(x.shape)} and {tuple(y.shape)} for pair {i}")

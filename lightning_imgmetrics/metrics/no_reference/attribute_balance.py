@@ -130,15 +130,15 @@ class AttributeBalance(ImageMetric):
 
     def summarize(self) -> Summary:
         _, keys, labels, confidence = self.streams["label"].read().unbind(1)
-        if unread := int((~confidence.isfinite()).sum()):
-            raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for {unread} images")
-        told = labels >= 0
-        n, k = int(told.sum()), len(self.labels)
+        if n_invalid := int((~confidence.isfinite()).sum()):
+            raise NonFiniteFeatures(f"{self.name}: the network returned NaN or infinity for {n_invalid} images")
+        labeled = labels >= 0
+        n, k = int(labeled.sum()), len(self.labels)
         if n == 0:
-            raise NotEnoughSamples(self.name, 0, 1, f"of {len(told)} images none has one of the labels")
-        prompts, row = keys[told].unique(return_inverse=True)
+            raise NotEnoughSamples(self.name, 0, 1, f"of {len(labeled)} images none has one of the labels")
+        prompts, row = keys[labeled].unique(return_inverse=True)
         p = len(prompts)
-        counts = torch.bincount(row * k + labels[told].long(), minlength=p * k).view(p, k).double()
+        counts = torch.bincount(row * k + labels[labeled].long(), minlength=p * k).view(p, k).double()
         target = self.target.to(counts.device)
         pooled, each = kl_divergence(counts.sum(0), target), kl_divergence(counts, target)
         details = {
@@ -146,9 +146,9 @@ class AttributeBalance(ImageMetric):
             "kl_pooled": float(pooled),
             "kl_per_prompt": float(each.mean()),
         }
-        details |= {"mean_confidence": float(confidence[told].mean()), "n_prompts": float(p)}
+        details |= {"mean_confidence": float(confidence[labeled].mean()), "n_prompts": float(p)}
         if self.classified:
-            details["unlabeled_fraction"] = 1 - n / len(told)
+            details["unlabeled_fraction"] = 1 - n / len(labeled)
         value = each.mean() if self.per_prompt else pooled
         interval = self._interval(counts, each) if p > 1 else None
         return Summary(value, n, details=details, counts={"n": n, "prompts": p}, interval=interval)
@@ -166,8 +166,8 @@ class AttributeBalance(ImageMetric):
         skew = torch.where(share == target, 0, (share / target).log())
         details = {f"share_{label}": x for label, x in zip(self.labels, share.tolist(), strict=True)}
         details |= {f"skew_{label}": x for label, x in zip(self.labels, skew.tolist(), strict=True)}
-        unlike = {"largest_skew": largest_skew(counts, target), "total_variation": total_variation(counts, target)}
-        return {**details, **{name: float(x) for name, x in unlike.items()}}
+        distances = {"largest_skew": largest_skew(counts, target), "total_variation": total_variation(counts, target)}
+        return {**details, **{name: float(x) for name, x in distances.items()}}
 
     def signature_parameters(self) -> dict[str, object]:
         how = {} if self.classified else {"template": self.template}
@@ -177,10 +177,10 @@ class AttributeBalance(ImageMetric):
 
 
 def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
-    found = (labels,) if isinstance(labels, str) else tuple(labels)
-    if len(found) < 2 or len(set(found)) < len(found) or not all(isinstance(x, str) and x.strip() for x in found):
+    texts = (labels,) if isinstance(labels, str) else tuple(labels)
+    if len(texts) < 2 or len(set(texts)) < len(texts) or not all(isinstance(x, str) and x.strip() for x in texts):
         raise ValueError(f"`labels` must be two or more different texts, got {labels!r}")
-    return found
+    return texts
 
 
 def _shares(target: Target | None, labels: Sequence[str]) -> Tensor:
@@ -200,10 +200,10 @@ def _shares(target: Target | None, labels: Sequence[str]) -> Tensor:
 
 def _places(extractor: ClassifierExtractor, labels: Sequence[str]) -> list[int]:
     """Where each of the classifier's labels stands among `labels`, -1 where it is none of them."""
-    known = extractor.labels()
+    names = extractor.labels()
     if not extractor.exclusive():
         raise ValueError("`classifier` must give each image one label, got a multi-label checkpoint")
     for label in labels:
-        if label not in known:
-            raise UnknownName("labels", label, known)
-    return [labels.index(name) if name in labels else -1 for name in known]
+        if label not in names:
+            raise UnknownName("labels", label, names)
+    return [labels.index(name) if name in labels else -1 for name in names]

@@ -144,8 +144,8 @@ def prompt_pairs(prompts: Prompts) -> dict[str, tuple[str, str]]:
         if not isinstance(prompt, str):
             pairs[f"user_defined_{sum(name not in PROMPTS for name in pairs)}"] = _pair(prompt)
         elif prompt not in PROMPTS:
-            known = ", ".join(PROMPTS)
-            raise ValueError(f"All elements of `prompts` must be one of {known}, or pairs of texts; got {prompt!r}")
+            names = ", ".join(PROMPTS)
+            raise ValueError(f"All elements of `prompts` must be one of {names}, or pairs of texts; got {prompt!r}")
         elif prompt in pairs:
             raise ValueError(f"`prompts` must hold {prompt!r} once")
         else:

@@ -1,4 +1,4 @@
-"""Rates: the share of images that a classifier, a safety checker or their pixels tell."""
+"""Rates: the share of images that a classifier, a safety checker or their pixels report."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class ClassifierRate(Rate):
         if not 0 < threshold < 1:
             raise ValueError(f"`threshold` must lie in (0, 1), got {threshold!r}")
         self.extractor = ClassifierExtractor(network, revision, dtype=dtype)
-        self.known = self.extractor.labels()
-        self.chosen = label_numbers(labels, self.known)
+        self.label_names = self.extractor.labels()
+        self.label_numbers = label_numbers(labels, self.label_names)
         self.exclusive = self.extractor.exclusive()
         self.threshold = threshold
 
@@ -91,12 +91,12 @@ class ClassifierRate(Rate):
         return (*super().columns(), Column("mean_probability"))
 
     def scores_of(self, features: Features, **_: Any) -> Tensor:
-        chosen = features["probabilities"][:, self.chosen]
+        chosen = features["probabilities"][:, self.label_numbers]
         probability = chosen.sum(1) if self.exclusive else chosen.amax(1)
         return torch.stack([(probability >= self.threshold).to(probability), probability], 1)
 
     def signature_parameters(self) -> dict[str, object]:
-        return {"labels": "+".join(self.known[i] for i in self.chosen), "threshold": self.threshold}
+        return {"labels": "+".join(self.label_names[i] for i in self.label_numbers), "threshold": self.threshold}
 
 
 class SafetyRate(ClassifierRate):
@@ -174,15 +174,15 @@ class BlankRate(Rate, PixelMetric):
         return torch.stack([blank(images), black(images)], 1).float()
 
 
-def label_numbers(labels: Label | Sequence[Label], known: Sequence[str]) -> list[int]:
-    """Names or numbers of labels -> their numbers, ascending, each once; UnknownName lists `known`."""
+def label_numbers(labels: Label | Sequence[Label], names: Sequence[str]) -> list[int]:
+    """Names or numbers of labels -> their numbers, ascending, each once; UnknownName lists `names`."""
     wanted = [labels] if isinstance(labels, str | int) else list(labels)
     if not wanted:
         raise ValueError("`labels` must name at least one label, got none")
-    found: set[int] = set()
+    chosen: set[int] = set()
     for label in wanted:
-        numbers = [i for i, name in enumerate(known) if label in (name, i) and not isinstance(label, bool)]
+        numbers = [i for i, name in enumerate(names) if label in (name, i) and not isinstance(label, bool)]
         if not numbers:
-            raise UnknownName("labels", label, known)
-        found.update(numbers)
-    return sorted(found)
+            raise UnknownName("labels", label, names)
+        chosen.update(numbers)
+    return sorted(chosen)

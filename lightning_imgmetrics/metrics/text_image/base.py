@@ -62,8 +62,8 @@ class PromptMetric(ScoreMetric):
     def judge(self, features: Features, prompts: Sequence[str]) -> tuple[Tensor, int]:
         """The scores (n,) or (n, 1 + k), and how many prompts were truncated."""
 
-    def features_aside(self, images: Images) -> BatchFeatures:
-        """The features of images that are not added: neither they nor their clamped pixels are counted."""
+    def features_of(self, images: Images) -> BatchFeatures:
+        """The features of images that do not count: neither they nor their clamped pixels."""
         clamped = float(self.clamped)
         try:
             return self.extract(self.validate_images(images))
@@ -158,7 +158,7 @@ class CosineMetric(PromptMetric):
             raise ShapeError("`prompts` must hold at least one text, got none")
         self.check_inputs(len(texts), prompts=texts)
         with full_precision(self.device):
-            image = normalize(self.features_aside(images)["embed"], dim=1)
+            image = normalize(self.features_of(images)["embed"], dim=1)
             text = normalize(embed(texts)[0].to(image.device), dim=1)
             return text @ image.mT
 

@@ -145,7 +145,7 @@ class ImageReward(ScorerMetric):
     def ranks(self, *, images: Images, prompt: str) -> Tensor:
         """The rank of each of n images for one prompt, 1 the best: (n,) int64. Nothing is added to the state."""
         self.check_inputs(1, prompts=[prompt])
-        features = self.features_aside(images)
+        features = self.features_of(images)
         with full_precision(self.device):
             rewards, _ = self.judge(features, [prompt] * len(features["tokens"]))
         return rewards.argsort(descending=True, stable=True).argsort() + 1

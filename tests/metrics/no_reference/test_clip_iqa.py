@@ -215,7 +215,7 @@ def test_long_prompts_are_truncated_before_their_end(published: dict[str, str]) 
     long, truncated = extractor.embed_text(["photo " * 20, "cat"], cpu)
     fitting, none = extractor.embed_text(["photo " * (LENGTH - 2)], cpu)
     assert (truncated, none) == (1, 0)
-    torch.testing.assert_close(long[0], fitting[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(long[0], fitting[0], rtol=1e-4, atol=1e-5)  # batches of one and two round differently
     assert (long[0] - long[1]).norm() > 0.1
 
 
