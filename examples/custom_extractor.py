@@ -82,7 +82,7 @@ class DigitExtractor(Extractor):
     def dim(self, layer: str) -> int:
         return {"hidden": 64, "logits": 10}[layer]
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         return {"resize": "none", "training": "seed 0, 150 steps"}
 
 

@@ -81,8 +81,8 @@ class CachedReference:
 
         None for images that can be read once only, and for networks that signatures do not identify.
         """
-        identified = all(m.extractor is not None and m.extractor.identified for m in metrics)
-        if not identified or isinstance(batches.source, Iterator):
+        cacheable = all(m.extractor is not None and m.extractor.cacheable for m in metrics)
+        if not cacheable or isinstance(batches.source, Iterator):
             return None
         sums = content_hash(batches, value_range)
         if batches.world_size > 1:

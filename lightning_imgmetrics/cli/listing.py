@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_imgmetrics.cli.build import default_network
 from lightning_imgmetrics.models.base.network import Network
-from lightning_imgmetrics.models.registry import MODELS, extractor_of
+from lightning_imgmetrics.models.registry import MODELS, as_extractor
 from lightning_imgmetrics.registry import METRICS
 
 METRIC_COLUMNS = ("key", "class", "measures", "better", "network")
@@ -29,7 +29,7 @@ def model_rows() -> list[list[str]]:
     """A row of `MODEL_COLUMNS` for each network of the table; nothing is fetched."""
     out = []
     for name in MODELS:
-        card, where = (network := _network(name)).card, network.where()
+        card, where = (network := _network(name)).card, network.local_path()
         out.append([name, card.license, "yes" if where else "no", card.source])
     return out
 
@@ -41,7 +41,7 @@ def fetched(name: str) -> str:
 
 def located(name: str) -> str | None:
     """Where the weights of a network lie, None if they do not."""
-    path = _network(name).where()
+    path = _network(name).local_path()
     return None if path is None else str(path)
 
 
@@ -51,4 +51,4 @@ def locations() -> dict[str, str | None]:
 
 
 def _network(name: str) -> Network:
-    return MODELS[name]() if name in MODELS else extractor_of(name)[0]
+    return MODELS[name]() if name in MODELS else as_extractor(name)

@@ -15,7 +15,7 @@ from lightning_imgmetrics.errors import JudgeUnavailable
 from lightning_imgmetrics.judges.backends.answer_cache import load_answer, question_keys, store_answer
 from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Message, Question, turn
 from lightning_imgmetrics.judges.backends.threads import in_threads
-from lightning_imgmetrics.models.base.network import Network, in_parts
+from lightning_imgmetrics.models.base.network import Network, run_in_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +153,6 @@ class Judge(ABC):
 
     def _in_batches(self, run: Callable[[slice], None], n: int) -> None:
         if self.concurrency == 1:
-            in_parts(run, n, self.batch_size)
+            run_in_batches(run, n, self.batch_size)
         else:
             in_threads(run, [slice(i, i + self.batch_size) for i in range(0, n, self.batch_size)], self.concurrency)

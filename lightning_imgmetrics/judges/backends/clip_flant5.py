@@ -16,9 +16,15 @@ from lightning_imgmetrics.judges.backends.clip_flant5_net import ClipFlanT5, cli
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.prompts.vqascore import VQASCORE_SYSTEM
-from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited, local_file, missing, vocabulary
-from lightning_imgmetrics.models.base.parameters import filled
-from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled
+from lightning_imgmetrics.models.base.checkpoint import (
+    checkpoint_file,
+    checkpoint_id,
+    local_file,
+    missing_checkpoint,
+    vocabulary_files,
+)
+from lightning_imgmetrics.models.base.parameters import set_parameters
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, build_pretrained
 from lightning_imgmetrics.models.base.weights import load_tensors, shards
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.prompt_templates.templates import Template, find_template
@@ -79,24 +85,24 @@ class ClipFlanT5Judge(LocalJudge):
         tower = None if config is None else json.loads(config.read_text()).get("mm_vision_tower")
         return ClipExtractor(self.vision or tower or _CLIP)
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         clip = self.clip
         return {
-            **PretrainedNetwork.rules(self),
-            "config": cited(self.model, config=True, revision=self.revision),
-            "vision": cited(str(clip.model), images=True, config=True),
-            "vision_weights": clip.rules()["weights"],
-            "tokenizer": cited(self.tokenizer),
+            **PretrainedNetwork.signature_fields(self),
+            "config": checkpoint_id(self.model, config=True, revision=self.revision),
+            "vision": checkpoint_id(str(clip.model), images=True, config=True),
+            "vision_weights": clip.signature_fields()["weights"],
+            "tokenizer": checkpoint_id(self.tokenizer),
             "template": self.system_message.origin,
         }
 
     def model_types(self) -> tuple[str, str]:
         return "clip_t5", "t5"
 
-    def where(self) -> Path | None:
+    def local_path(self) -> Path | None:
         """The checkpoint's folder; None where it, its CLIP or its tokenizer is absent."""
-        complete = self.clip.where() is not None and vocabulary(self.tokenizer)
-        return super().where() if complete else None
+        complete = self.clip.local_path() is not None and vocabulary_files(self.tokenizer)
+        return super().local_path() if complete else None
 
     def prefetch(self) -> Path:
         _ = self.system_message
@@ -116,10 +122,12 @@ class ClipFlanT5Judge(LocalJudge):
         language, projection, tower = clip_flant5_keys(tensors)
         clip = self.clip.pretrained_model().vision_model
         if tower:
-            clip = filled(clip, tower, f"{source} (vision_tower)")
-        layers = filled(projector(clip.config.hidden_size, config.d_model), projection, f"{source} (mm_projector)")
+            clip = set_parameters(clip, tower, f"{source} (vision_tower)")
+        layers = set_parameters(
+            projector(clip.config.hidden_size, config.d_model), projection, f"{source} (mm_projector)"
+        )
         return ClipFlanT5(
-            assembled(T5ForConditionalGeneration, config, language, source, dtype=dtype),
+            build_pretrained(T5ForConditionalGeneration, config, language, source, dtype=dtype),
             layers.to(dtype),
             clip.to(dtype),
             self.pretrained(AutoTokenizer, model=self.tokenizer),
@@ -145,7 +153,7 @@ class ClipFlanT5Judge(LocalJudge):
                 present = [file for file in files if file is not None]
                 if len(present) == len(files):
                     return present
-        raise missing(self.model, self.revision, "it has no weights, or not all of their files")
+        raise missing_checkpoint(self.model, self.revision, "it has no weights, or not all of their files")
 
 
 def is_clip_flant5(model: str, revision: str | None = None) -> bool:

@@ -16,7 +16,7 @@ from lightning_imgmetrics.errors import ImgMetricsError, UnknownName, WeightsMis
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.generation import ChatGenerator
 from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question
-from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, cited
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_id
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
@@ -76,7 +76,7 @@ class LocalJudge(PretrainedNetwork, Judge):
         return ChatGenerator(self.pretrained_model(AutoModelForImageTextToText, dtype=_DTYPES[self.dtype]), processor)
 
     def ready(self, device: torch.device) -> None:
-        if self.where() is None:  # its files must be here to be digested
+        if self.local_path() is None:  # its files must be here to be digested
             self.network(device)
 
     @property
@@ -97,13 +97,13 @@ class LocalJudge(PretrainedNetwork, Judge):
         except (ValueError, AttributeError) as error:
             raise WeightsMismatch(f"{path} cannot be read as the configuration of a checkpoint: {error}") from error
 
-    def rules(self) -> dict[str, str]:
-        processor = cited(self.model, images=True, config=True, revision=self.revision, others=_FILES)
-        return {**super().rules(), "processor": processor.rpartition("@")[2]}
+    def signature_fields(self) -> dict[str, str]:
+        processor = checkpoint_id(self.model, images=True, config=True, revision=self.revision, others=_FILES)
+        return {**super().signature_fields(), "processor": processor.rpartition("@")[2]}
 
     def signature(self) -> dict[str, str]:
         dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
-        return {"network": self.card.name, **self.rules(), **dtype}
+        return {"network": self.card.name, **self.signature_fields(), **dtype}
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
         with full_precision(device):

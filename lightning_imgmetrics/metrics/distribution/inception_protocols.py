@@ -13,7 +13,7 @@ from lightning_imgmetrics.metrics.distribution.base import DistributionMetric
 from lightning_imgmetrics.models.base.custom import CustomExtractor
 from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.models.encoders.inception import InceptionExtractor
-from lightning_imgmetrics.models.registry import extractor_of
+from lightning_imgmetrics.models.registry import as_extractor
 
 # What each tool does to an image before the same Inception network sees it (see README, "Protocols").
 PROTOCOLS: dict[str, dict[str, str]] = {
@@ -36,8 +36,9 @@ def inception(protocol: str, weights: str | None = None, *, antialias: bool = Tr
 
 
 def network_of(network: str | nn.Module | Callable[[Tensor], Tensor] | Extractor) -> tuple[Extractor, str]:
-    """`extractor_of`; "inception" is fed as by default for FID, so that all metrics on it share one pass."""
-    return extractor_of(inception("torchmetrics") if network == "inception" else network)
+    """(extractor, default layer) of a network; "inception" is FID's default, so that all metrics share one pass."""
+    extractor = as_extractor(inception("torchmetrics") if network == "inception" else network)
+    return extractor, extractor.default_layer
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.encoders.clip import DIGITS_CLIP, ClipExtractor
 from lightning_imgmetrics.models.encoders.dists import DistsExtractor
 from lightning_imgmetrics.models.encoders.lpips import LpipsExtractor
-from lightning_imgmetrics.models.registry import one_network
+from lightning_imgmetrics.models.registry import network_argument
 from lightning_imgmetrics.states.hash import text_key
 from lightning_imgmetrics.states.tables import Groups
 
@@ -88,7 +88,7 @@ class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
     ):
         if not isinstance(normalize, bool):
             raise ValueError(f"Argument `normalize` should be an bool but got {normalize}")
-        network = one_network(network, "alex", net_type=net_type)
+        network = network_argument(network, "alex", net_type=net_type)
         extractor = perceptual_extractor(network, weights, None)
         self.depth = 0  # of the layers that are reported
         if per_layer:
@@ -227,7 +227,7 @@ class LPIPSDiversity(ImageMetric):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
         self.max_prompts = max_prompts
-        self.extractor = perceptual_extractor(one_network(network, "alex", net_type=net_type), weights, image_size)
+        self.extractor = perceptual_extractor(network_argument(network, "alex", net_type=net_type), weights, image_size)
         self.per_prompt = Groups(max_prompts, self._length(image_size))
         self.add_stream("prompt", Stream(self.per_prompt, 1 + self.per_prompt.d))
 

@@ -66,4 +66,4 @@ class AestheticScore(ScoreMetric):
         return self.head.rate(features["embed"])
 
     def signature_parameters(self) -> dict[str, object]:
-        return {"variant": self.head.version, **self.head.rules()}
+        return {"variant": self.head.version, **self.head.signature_fields()}

@@ -15,7 +15,7 @@ from lightning_imgmetrics.metrics.base.summary import Column, Summary
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.encoders.clip_resnet import ClipResNetExtractor
-from lightning_imgmetrics.models.registry import one_network
+from lightning_imgmetrics.models.registry import network_argument
 
 Prompts = Sequence[str | Sequence[str]]
 # name: what is said of an image that scores high, and of one that scores low
@@ -105,7 +105,7 @@ class CLIPImageQualityAssessment(ScoreMetric):
         self.reduction = reduction
         kwargs.setdefault("value_range", (0.0, float(data_range)))
         super().__init__(keep_scores=keep_scores or reduction == "none", **kwargs)
-        network = one_network(network, self.default_network, model_name_or_path=model_name_or_path)
+        network = network_argument(network, self.default_network, model_name_or_path=model_name_or_path)
         if network == self.default_network:
             self.extractor = ClipResNetExtractor(weights=weights, processor=processor, dtype=dtype)
         else:

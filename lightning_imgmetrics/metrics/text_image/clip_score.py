@@ -14,7 +14,7 @@ from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base.inputs import Ids
 from lightning_imgmetrics.metrics.base.summary import Summary
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, Model, Texts
-from lightning_imgmetrics.models.registry import one_network
+from lightning_imgmetrics.models.registry import network_argument
 
 
 class CLIPScore(CosineMetric):
@@ -65,7 +65,7 @@ class CLIPScore(CosineMetric):
         formula: str = "cosine",
         **kwargs: Any,
     ):
-        network = one_network(network, self.default_network, model_name_or_path=model_name_or_path)
+        network = network_argument(network, self.default_network, model_name_or_path=model_name_or_path)
         super().__init__(network, formula=formula, **kwargs)
 
     def update(

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: where they lie on this machine or the hub, and what they are cited by."""
+"""The files of a checkpoint, on this machine or the hub, and its identifier for signatures."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path 
     except LocalEntryNotFoundError as error:
         if checkpoint_folder(model, revision) is not None:
             return None
-        raise missing(model, revision, f"{name}: {next(iter(str(error).splitlines()))}") from error
+        raise missing_checkpoint(model, revision, f"{name}: {next(iter(str(error).splitlines()))}") from error
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise missing(model, revision, str(error)) from error
+        raise missing_checkpoint(model, revision, str(error)) from error
 
 
-def missing(model: str, revision: str | None, reason: str) -> MissingWeights:
+def missing_checkpoint(model: str, revision: str | None, reason: str) -> MissingWeights:
     """The error that says where the checkpoint can be had."""
     return MissingWeights(
         f"the checkpoint {model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
@@ -111,12 +111,12 @@ def weights_files(folder: Path) -> list[Path]:
     return []
 
 
-def digests(files: Iterable[Path]) -> str:
+def files_digest(files: Iterable[Path]) -> str:
     """First digits of the sha256 of each file."""
     return "+".join(sha256(file)[:8] for file in files)
 
 
-def cited(
+def checkpoint_id(
     model: str,
     *,
     images: bool = False,
@@ -130,13 +130,13 @@ def cited(
     """
     names = [*_TOKENS, *(_IMAGES if images else ()), *(_CONFIG if config else ()), *others]
     found = {name: local_file(model, name, revision) for name in names}
-    files = [*vocabulary(model, revision), *(file for file in found.values() if file is not None)]
+    files = [*vocabulary_files(model, revision), *(file for file in found.values() if file is not None)]
     name = Path(model).name if Path(model).is_dir() else model
     told = "".join(f"{file.name}:{sha256(file)};" for file in files)
     return f"{name}@{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else name
 
 
-def vocabulary(model: str, revision: str | None = None) -> list[Path]:
+def vocabulary_files(model: str, revision: str | None = None) -> list[Path]:
     """The files of a checkpoint's vocabulary on this machine; empty where it is absent."""
     for names in _VOCABULARY:
         files = [local_file(model, name, revision) for name in names]

@@ -43,10 +43,10 @@ class CustomExtractor(Extractor):
         return "maps" if self.maps else "features"
 
     @property
-    def identified(self) -> bool:
+    def cacheable(self) -> bool:
         return isinstance(self.module, nn.Module)
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         return {"weights": state_digest(self.module)} if isinstance(self.module, nn.Module) else {}
 
     def network(self, device: torch.device) -> Any:

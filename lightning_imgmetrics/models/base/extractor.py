@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.models.base.network import LOCK, Network, check_dtype, in_parts
+from lightning_imgmetrics.models.base.network import LOCK, Network, check_dtype, run_in_batches
 from lightning_imgmetrics.models.base.weights import ModelCard
 
 Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h, w) maps
@@ -47,9 +47,9 @@ class Extractor(Network):
 
     default_layer: ClassVar[str] = "features"
     columns: ClassVar[tuple[str, ...]] = ()  # what `score` returns beside the score
-    identified: ClassVar[bool] = True  # whether `signature` identifies this network, so that results may be cached
+    cacheable: ClassVar[bool] = True  # whether `signature` identifies this network, so that results may be cached
     compilable: ClassVar[bool] = True
-    most: ClassVar[int] = 256  # images of one pass
+    max_batch: ClassVar[int] = 256  # images of one pass
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
@@ -86,7 +86,7 @@ class Extractor(Network):
             x = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
             runner = self._runner(network, device)
             with self.autocast(device):
-                features = _joined(in_parts(lambda part: runner(x[part], tuple(layers)), len(x), self.most))
+                features = _joined(run_in_batches(lambda part: runner(x[part], tuple(layers)), len(x), self.max_batch))
         if self.dtype != "float32":
             features = {k: [x.float() for x in v] if isinstance(v, list) else v.float() for k, v in features.items()}
         if device.type == "cpu":

@@ -41,7 +41,7 @@ class Network(ABC):
     def load(self) -> nn.Module:
         """The network with its weights, on the CPU."""
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         """Weights and preprocessing, for the signature."""
         return {}
 
@@ -50,9 +50,9 @@ class Network(ABC):
         if not self.card.name:
             return {}
         dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
-        return {"network": self.card.name, **self.rules(), **dtype}
+        return {"network": self.card.name, **self.signature_fields(), **dtype}
 
-    def where(self) -> Path | None:
+    def local_path(self) -> Path | None:
         """The weights on this machine, a file or a folder, neither read nor downloaded; None if they are absent."""
         return local_weights(self.card, self.weights) if self.card.file or self.weights else None
 
@@ -71,7 +71,7 @@ class Network(ABC):
             if (self.key, device) not in NETWORKS:
                 # Building a network draws initial weights that the checkpoint replaces: not from the user's stream.
                 with default_float32(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                    parked = PARKED.pop((self.key, device), None)
+                    parked = OFFLOADED.pop((self.key, device), None)
                     loaded = self.load() if parked is None else parked
                     NETWORKS[self.key, device] = loaded.to(device).eval().requires_grad_(False)
             return NETWORKS[self.key, device]
@@ -82,9 +82,9 @@ class Network(ABC):
             network = NETWORKS.pop((self.key, device), None)
             if network is None:
                 return
-            TEXTS.pop(network, None)
+            TEXT_CACHE.pop(network, None)
             if device.type != "cpu":
-                PARKED[self.key, device] = network.to("cpu")
+                OFFLOADED[self.key, device] = network.to("cpu")
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -105,17 +105,17 @@ def check_dtype(dtype: str) -> None:
 
 
 NETWORKS: dict[tuple[Hashable, torch.device], Any] = {}
-PARKED: dict[tuple[Hashable, torch.device], nn.Module] = {}  # offloaded ones
-TEXTS: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # what networks made of texts
+OFFLOADED: dict[tuple[Hashable, torch.device], nn.Module] = {}  # offloaded ones
+TEXT_CACHE: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # what networks made of texts
 LOCK = threading.RLock()
 
 
-def remembered(
+def cached_by_text(
     network: Any, kind: Hashable, texts: Sequence[str], compute: Callable[[list[str]], Sequence[T]]
 ) -> list[T]:
     """`compute(texts)`, one entry per text, asked only for texts that this network has not seen of late."""
     with LOCK:
-        known = TEXTS.setdefault(network, OrderedDict())
+        known = TEXT_CACHE.setdefault(network, OrderedDict())
     if new := [text for text in dict.fromkeys(texts) if (kind, text) not in known]:
         known.update({(kind, text): entry for text, entry in zip(new, compute(new), strict=True)})
     found = [known[kind, text] for text in texts]
@@ -126,7 +126,7 @@ def remembered(
     return found
 
 
-def in_parts(run: Callable[[slice], T], n: int, most: int) -> list[T]:
+def run_in_batches(run: Callable[[slice], T], n: int, most: int) -> list[T]:
     """`run` over slices of at most `most` of n items, in order; where memory runs out, the slices are halved."""
     out: list[T] = []
     start = 0

@@ -146,19 +146,19 @@ def image_processor(size: int, preprocess: dict[str, Any]) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)
 
 
-def cleaned(text: str) -> str:
+def clean_text(text: str) -> str:
     """A text as open_clip's tokenizer reads it: mended, HTML entities resolved twice, white space made single.
 
-    Mending is that of the optional package ftfy (extra "clip"); without it that step is left out, which `cleaning`
+    Mending is that of the optional package ftfy (extra "clip"); without it that step is left out, which `text_cleaning`
     tells.
     """
-    if cleaning() == "ftfy":
+    if text_cleaning() == "ftfy":
         from ftfy import fix_text
 
         text = fix_text(text)
     return " ".join(html.unescape(html.unescape(text)).split())
 
 
-def cleaning() -> str:
-    """What `cleaned` does here, for signatures: "ftfy" or "unescaped"."""
+def text_cleaning() -> str:
+    """What `clean_text` does here, for signatures: "ftfy" or "unescaped"."""
     return "ftfy" if find_spec("ftfy") else "unescaped"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_imgmetrics.errors import WeightsMismatch
 
 
-def filled(module: nn.Module, tensors: dict[str, Tensor], source: str) -> nn.Module:
+def set_parameters(module: nn.Module, tensors: dict[str, Tensor], source: str) -> nn.Module:
     """`module`, every parameter and buffer of which `tensors` has set, in float32.
 
     WeightsMismatch lists the keys that are missing, left over or of another shape.

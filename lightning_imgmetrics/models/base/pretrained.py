@@ -18,9 +18,9 @@ from lightning_imgmetrics.models.base.checkpoint import (
     EMBEDDED,
     checkpoint_folder,
     checkpoint_path,
-    digests,
+    files_digest,
     local_checkpoint,
-    missing,
+    missing_checkpoint,
     weights_files,
 )
 from lightning_imgmetrics.models.base.network import Network
@@ -67,13 +67,13 @@ class PretrainedNetwork(Network):
         """Folder or hub id to load from: an existing folder, then `IMGMETRICS_WEIGHTS`, then the hub."""
         return checkpoint_path(self.model)
 
-    def where(self) -> Path | None:
+    def local_path(self) -> Path | None:
         folder = checkpoint_folder(self.model, self.revision)
         return folder if folder and weights_files(folder) else None
 
     def prefetch(self) -> Path:
         self.load()
-        folder = self.where()
+        folder = self.local_path()
         if folder is None:
             raise MissingWeights(f"the checkpoint {self.model!r} was loaded and is not in the hub cache")
         for file in weights_files(folder):
@@ -103,9 +103,9 @@ class PretrainedNetwork(Network):
 
         return self.pretrained(AutoConfig)
 
-    def rules(self) -> dict[str, str]:
-        folder = self.where()
-        return {"weights": digests(weights_files(folder)) if folder else self.revision or "main"}
+    def signature_fields(self) -> dict[str, str]:
+        folder = self.local_path()
+        return {"weights": files_digest(weights_files(folder)) if folder else self.revision or "main"}
 
 
 def load_pretrained(loader: Any, model: str, revision: str | None = None, *, whole: bool = False, **kwargs: Any) -> Any:
@@ -116,7 +116,7 @@ def load_pretrained(loader: Any, model: str, revision: str | None = None, *, who
     from safetensors import SafetensorError
 
     try:
-        with quiet():
+        with silence_transformers():
             path = local_checkpoint(model, revision)
             return loader.from_pretrained(path, revision=revision or "main", local_files_only=offline(), **kwargs)
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError) as error:
@@ -125,13 +125,13 @@ def load_pretrained(loader: Any, model: str, revision: str | None = None, *, who
         here = folder is not None and (not whole or weights_files(folder))
         if here or not isinstance(error, OSError):
             raise WeightsMismatch(f"the checkpoint {model!r} cannot be read: {reason}") from error
-        raise missing(model, revision, reason) from error
+        raise missing_checkpoint(model, revision, reason) from error
 
 
-def assembled(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
+def build_pretrained(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
     """A transformers model of class `kind`, every parameter of which `tensors` have set; WeightsMismatch otherwise."""
     how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
-    with quiet():
+    with silence_transformers():
         model, loaded = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **how)
     _require_filled(loaded, source)
     return model
@@ -143,7 +143,7 @@ def _require_filled(loaded: Mapping[str, Any], source: str) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """No progress bar, which would break up the trainer's own, and no report of keys, which errors give."""
     from transformers.utils import logging
 

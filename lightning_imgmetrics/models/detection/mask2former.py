@@ -17,7 +17,7 @@ from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import UnknownName, ValueRangeError, WeightsMismatch
 from lightning_imgmetrics.models.base.extractor import PixelExtractor
-from lightning_imgmetrics.models.base.network import in_parts
+from lightning_imgmetrics.models.base.network import run_in_batches
 from lightning_imgmetrics.models.base.parameters import require_fit
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 from lightning_imgmetrics.models.detection.detections import CLASSES, Box, Detection
@@ -55,7 +55,7 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
     resize: str = "coco"
     min_score: float = 0.0
     compilable = False
-    most = 8
+    max_batch = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +100,7 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
             network = self.network(device)
             for places in by_size.values():
                 group = torch.stack([self.prepare(images[i]).to(device) for i in places])
-                parts = in_parts(partial(self._of_one_size, network, group), len(group), self.most)
+                parts = run_in_batches(partial(self._of_one_size, network, group), len(group), self.max_batch)
                 found.update(zip(places, chain.from_iterable(parts), strict=True))
         return [found[i] for i in range(len(images))]
 
@@ -142,8 +142,8 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
                 found.append(Detection(CLASSES[label], probability * certainty, box, mask))
         return sorted(found, key=lambda detection: -detection.score)
 
-    def rules(self) -> dict[str, str]:
-        return {**super().rules(), "resize": self.resize, "min_score": f"{self.min_score:g}"}
+    def signature_fields(self) -> dict[str, str]:
+        return {**super().signature_fields(), "resize": self.resize, "min_score": f"{self.min_score:g}"}
 
 
 def _used(keys: Iterable[str]) -> list[str]:

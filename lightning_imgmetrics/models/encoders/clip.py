@@ -15,10 +15,10 @@ from lightning_imgmetrics._images import quantize, to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base import open_clip
-from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_folder, cited, digests
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_folder, checkpoint_id, files_digest
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
-from lightning_imgmetrics.models.base.network import in_parts, remembered
-from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, assembled, load_pretrained
+from lightning_imgmetrics.models.base.network import cached_by_text, run_in_batches
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, build_pretrained, load_pretrained
 from lightning_imgmetrics.models.base.resize import (
     bicubic_antialias_rounded,
     center_square,
@@ -61,7 +61,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
     processor: str | None = None
     weights: str | ModelCard | None = None
     default_layer = "embed"
-    most = 64
+    max_batch = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,13 +81,13 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         return *super().key, self.processor, self.weights
 
     @property
-    def identified(self) -> bool:
+    def cacheable(self) -> bool:
         return not callable(self.model)
 
-    def where(self) -> Path | None:
+    def local_path(self) -> Path | None:
         if callable(self.model):
             return None
-        return super().where() if self.weights is None else local_weights(self.card, self._path)
+        return super().local_path() if self.weights is None else local_weights(self.card, self._path)
 
     def prefetch(self) -> Path:
         if callable(self.model):
@@ -136,7 +136,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         path = self._open_clip_weights() if self.weights is None else find_weights(self.card, self._path)
         tensors = load_tensors(self.card, path)
         kind, foreign = MODEL_MAPPING[type(config)], open_clip.is_open_clip(tensors)
-        return assembled(kind, config, open_clip.clip_keys(tensors) if foreign else tensors, str(path)), foreign
+        return build_pretrained(kind, config, open_clip.clip_keys(tensors) if foreign else tensors, str(path)), foreign
 
     def _open_clip_weights(self) -> Path:
         names = open_clip.WEIGHTS
@@ -183,7 +183,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         and its embedding kept with the network.
         """
         network = self.network(device)
-        rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
         embeddings = torch.stack([row for row, _ in rows])
         if device.type == "cpu":
             self.check_finite(embeddings, "for texts")
@@ -192,7 +192,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
     def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
         length = network.model.config.text_config.max_position_embeddings
         siglip = "siglip" in network.model.config.model_type
-        texts = [open_clip.cleaned(text) for text in texts] if network.clean else texts
+        texts = [open_clip.clean_text(text) for text in texts] if network.clean else texts
         whole = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
         tokens = network.tokenizer(
             texts,
@@ -211,8 +211,8 @@ class ClipExtractor(PretrainedNetwork, Extractor):
             return (out if isinstance(out, Tensor) else out.pooler_output).float()
 
         with full_precision(device), self.autocast(device):
-            embeddings = torch.cat(in_parts(run, len(texts), self.most))
-        # Copies: a view that is remembered would keep the whole batch.
+            embeddings = torch.cat(run_in_batches(run, len(texts), self.max_batch))
+        # Copies: a cached view would keep the whole batch in memory.
         return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
 
     def logits(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -231,25 +231,25 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         vision = config.vision_config
         return (vision.num_hidden_layers + 1) * vision.hidden_size * (vision.image_size // vision.patch_size) ** 2
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         if callable(self.model):
             return {"weights": self.revision or "main", "resize": self.resize}
         rules = {}
         if self.weights is not None:
-            rules["config"] = cited(str(self.model), images=True, config=True, revision=self.revision)
+            rules["config"] = checkpoint_id(str(self.model), images=True, config=True, revision=self.revision)
         if self.processor is not None:
-            rules["processor"] = cited(self.processor, images=True)
+            rules["processor"] = checkpoint_id(self.processor, images=True)
         if self._reads_cleaned():
-            rules["texts"] = open_clip.cleaning()
+            rules["texts"] = open_clip.text_cleaning()
         if self.weights is None:
-            return {**super().rules(), **rules, "resize": self.resize}
-        path = self.where()
-        return {"weights": digests([path]) if path else self.card.revision, **rules, "resize": self.resize}
+            return {**super().signature_fields(), **rules, "resize": self.resize}
+        path = self.local_path()
+        return {"weights": files_digest([path]) if path else self.card.revision, **rules, "resize": self.resize}
 
     def _reads_cleaned(self) -> bool:
         """Whether, as far as the files on this machine tell, texts are cleaned as open_clip does."""
         folder = checkpoint_folder(str(self.model), self.revision)
-        path = None if self.weights is None else self.where()
+        path = None if self.weights is None else self.local_path()
         layout = folder is not None and open_clip.is_folder(folder)
         return layout or (path is not None and open_clip.is_open_clip(tensor_names(self.card, path)))
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import to_float
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName, WeightsMismatch, require
-from lightning_imgmetrics.models.base.checkpoint import cited, vocabulary
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_id, vocabulary_files
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
-from lightning_imgmetrics.models.base.network import remembered
-from lightning_imgmetrics.models.base.parameters import filled
+from lightning_imgmetrics.models.base.network import cached_by_text
+from lightning_imgmetrics.models.base.parameters import set_parameters
 from lightning_imgmetrics.models.base.pretrained import load_pretrained
 from lightning_imgmetrics.models.base.resize import CLIP_MEAN, CLIP_STD, standardize
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
@@ -62,7 +62,7 @@ class ClipResNetExtractor(Extractor):
     processor: str | None = None
     card = CLIP_RN50
     default_layer = "embed"
-    most = 64
+    max_batch = 64
 
     @property
     def key(self) -> Hashable:
@@ -74,11 +74,11 @@ class ClipResNetExtractor(Extractor):
         tensors = load_tensors(self.card, path)
         network = _built(tensors, str(path))
         counters = {k: x for k, x in network.state_dict().items() if k.endswith("num_batches_tracked")}  # unused
-        network = filled(network, {**counters, **tensors}, str(path))
+        network = set_parameters(network, {**counters, **tensors}, str(path))
         return _ClipResNet(network, self._tokenizer())
 
-    def where(self) -> Path | None:
-        return super().where() if vocabulary(self.processor or _TOKENIZER) else None
+    def local_path(self) -> Path | None:
+        return super().local_path() if vocabulary_files(self.processor or _TOKENIZER) else None
 
     def prefetch(self) -> Path:
         self._tokenizer()
@@ -105,7 +105,7 @@ class ClipResNetExtractor(Extractor):
     def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
         """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated."""
         network = self.network(device)
-        rows = remembered(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
         return torch.stack([row for row, _ in rows]), sum(truncated for _, truncated in rows)
 
     def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
@@ -118,7 +118,7 @@ class ClipResNetExtractor(Extractor):
             row[: len(ids)] = torch.tensor(ids)
         with full_precision(device), self.autocast(device):
             embeddings = network.model.encode_text(tokens.to(device)).float()
-        # Copies: a view that is remembered would keep the whole batch.
+        # Copies: a cached view would keep the whole batch in memory.
         return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
 
     def dim(self, layer: str) -> int:
@@ -126,9 +126,9 @@ class ClipResNetExtractor(Extractor):
             raise UnknownName("layer", layer, ("embed",))
         return int(self.network(torch.device("cpu")).model.text_projection.shape[1])
 
-    def rules(self) -> dict[str, str]:
-        path = super().where()
-        tokenizer = {} if self.processor is None else {"processor": cited(self.processor)}
+    def signature_fields(self) -> dict[str, str]:
+        path = super().local_path()
+        tokenizer = {} if self.processor is None else {"processor": checkpoint_id(self.processor)}
         return {"weights": (sha256(path) if path else self.card.sha256)[:8], "resize": "none", **tokenizer}
 
 

@@ -61,8 +61,8 @@ class Dinov2Extractor(PretrainedNetwork, Extractor):
             raise UnknownName("layer", layer, ("embed",))
         return int(self.config().hidden_size)
 
-    def rules(self) -> dict[str, str]:
-        return {**super().rules(), "resize": f"{self.resize}-{_SIZE}"}
+    def signature_fields(self) -> dict[str, str]:
+        return {**super().signature_fields(), "resize": f"{self.resize}-{_SIZE}"}
 
 
 def _positions(learned: Tensor, side: int) -> Tensor:

@@ -102,6 +102,6 @@ class DistsExtractor(Extractor):
     def dim(self, layer: str) -> int:
         raise ShapeError(f"{self.card.name} compares maps of any size: they have no fixed length")
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
         return {"weights": weights}

@@ -105,7 +105,7 @@ class InceptionExtractor(Extractor):
             raise UnknownName("layer", layer, _DIMS)
         return _DIMS[layer]
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
         return {
             "weights": weights,

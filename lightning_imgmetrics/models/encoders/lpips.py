@@ -144,7 +144,7 @@ class LpipsExtractor(Extractor):
                 length += x.numel() if i in taps else 0
         return length
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         weights = self.card.sha256 if self.weights is None else sha256(find_weights(self.card, self.weights))[:8]
         size = {} if self.image_size is None else {"resize": f"bilinear-antialias-{self.image_size}"}
         return {"weights": weights, **size}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
 from lightning_imgmetrics.models.base.network import Network
-from lightning_imgmetrics.models.base.parameters import filled
+from lightning_imgmetrics.models.base.parameters import set_parameters
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 
 
@@ -91,7 +91,7 @@ class AestheticHead(Network):
         norm = embeddings.norm(dim=1, keepdim=True)
         return network(embeddings / norm.masked_fill(norm == 0, 1))[:, 0]
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         if self.weights is None:
             return {"head": self.card.sha256[:8]}
         return {"head": sha256(find_weights(self.card, self.weights))[:8]}
@@ -114,7 +114,7 @@ def _filled_head(state: Mapping[str, Tensor], source: str) -> nn.Module:
             layers[str(place)] = nn.Linear(d, width)
             if _LAYOUTS[places] and width > 1:
                 layers[str(place + 1)] = nn.ReLU()
-    return filled(nn.Sequential(layers), tensors, source)
+    return set_parameters(nn.Sequential(layers), tensors, source)
 
 
 def _layer_keys(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class ClassifierExtractor(PretrainedNetwork, Extractor):
     """
 
     default_layer = "probabilities"
-    most = 64
+    max_batch = 64
 
     def labels(self) -> tuple[str, ...]:
         """The names of the labels, in the order of the probabilities."""
@@ -77,5 +77,5 @@ class ClassifierExtractor(PretrainedNetwork, Extractor):
             raise UnknownName("layer", layer, ("probabilities", "peak"))
         return 3 if layer == "peak" else len(self.labels())
 
-    def rules(self) -> dict[str, str]:
-        return {**super().rules(), "resize": "processor"}
+    def signature_fields(self) -> dict[str, str]:
+        return {**super().signature_fields(), "resize": "processor"}

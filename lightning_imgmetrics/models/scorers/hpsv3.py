@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, UnknownName, WeightsMismatch
-from lightning_imgmetrics.models.base.checkpoint import cited, digests, vocabulary, weights_files
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_id, files_digest, vocabulary_files, weights_files
 from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
-from lightning_imgmetrics.models.base.network import DTYPES, in_parts
-from lightning_imgmetrics.models.base.parameters import filled
-from lightning_imgmetrics.models.base.pretrained import assembled, load_pretrained
+from lightning_imgmetrics.models.base.network import DTYPES, run_in_batches
+from lightning_imgmetrics.models.base.parameters import set_parameters
+from lightning_imgmetrics.models.base.pretrained import build_pretrained, load_pretrained
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, local_weights
 from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import (
@@ -51,7 +51,7 @@ class HPSv3Extractor(PixelExtractor):
     template: str | None = None
     revision: str = "main"
     columns = ("sigma",)
-    most = 16
+    max_batch = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,17 +71,17 @@ class HPSv3Extractor(PixelExtractor):
         """The instruction, and what follows the prompt; found once, so that signature and scores agree."""
         return find_template(HPSV3_INSTRUCTION, self.template), find_template(HPSV3_SUFFIX, self.template)
 
-    def rules(self) -> dict[str, str]:
+    def signature_fields(self) -> dict[str, str]:
         return {
-            "weights": digests(self._local()) or self.card.revision,
+            "weights": files_digest(self._local()) or self.card.revision,
             "positions": self.positions,
-            "processor": cited(self.processor, images=True, config=True),
+            "processor": checkpoint_id(self.processor, images=True, config=True),
             "template": "+".join(dict.fromkeys(text.origin for text in self.wording)),
         }
 
-    def where(self) -> Path | None:
+    def local_path(self) -> Path | None:
         """The weights' file or folder; None where it, or the tokenizer, is absent."""
-        if not (files := self._local()) or not vocabulary(self.processor):
+        if not (files := self._local()) or not vocabulary_files(self.processor):
             return None
         return files[0] if self._folder is None else self._folder
 
@@ -144,8 +144,8 @@ class HPSv3Extractor(PixelExtractor):
         config.text_config.vocab_size = len(tokenizer)
         dtype = DTYPES[self.dtype]
         return HPSv3Network(
-            assembled(Qwen2VLModel, config, backbone, str(path), dtype=dtype),
-            filled(ranking_head(config.text_config.hidden_size), head, f"{path} (rm_head)"),
+            build_pretrained(Qwen2VLModel, config, backbone, str(path), dtype=dtype),
+            set_parameters(ranking_head(config.text_config.hidden_size), head, f"{path} (rm_head)"),
             tokenizer,
             image_processor,
         )
@@ -164,7 +164,9 @@ class HPSv3Extractor(PixelExtractor):
                 length = len(turn) - 1 + image[0].numel() // FACTOR**2
                 if length > most:
                     raise ValueError(f"`prompts[{i}]` makes a chat of {length} tokens, and HPSv3 reads at most {most}")
-            parts = in_parts(lambda part: network(images[part], turns[part], self.positions), len(turns), self.most)
+            parts = run_in_batches(
+                lambda part: network(images[part], turns[part], self.positions), len(turns), self.max_batch
+            )
             mean, log_spread = torch.cat(parts).T
             scores = torch.stack([mean, log_spread.exp()], 1)
         if device.type == "cpu":

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lightning_imgmetrics._images import quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import MissingWeights, ShapeError, WeightsMismatch
-from lightning_imgmetrics.models.base.checkpoint import cited, local_checkpoint, vocabulary
+from lightning_imgmetrics.models.base.checkpoint import checkpoint_id, local_checkpoint, vocabulary_files
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
-from lightning_imgmetrics.models.base.network import in_parts
-from lightning_imgmetrics.models.base.parameters import filled, require_fit
-from lightning_imgmetrics.models.base.pretrained import assembled, quiet
+from lightning_imgmetrics.models.base.network import run_in_batches
+from lightning_imgmetrics.models.base.parameters import require_fit, set_parameters
+from lightning_imgmetrics.models.base.pretrained import build_pretrained, silence_transformers
 from lightning_imgmetrics.models.base.resize import CLIP_MEAN, CLIP_STD, short_side_rounded, standardize
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, offline, sha256
 
@@ -72,7 +72,7 @@ class ImageRewardExtractor(Extractor):
     tokenizer: str = TOKENIZER
     card = ModelCard.on_hub("ImageReward-v1.0", "THUDM/ImageReward", "ImageReward.pt", license="Apache-2.0")
     default_layer = "tokens"
-    most = 64
+    max_batch = 64
 
     @property
     def key(self) -> Hashable:
@@ -89,14 +89,14 @@ class ImageRewardExtractor(Extractor):
         parts = _by_part(tensors, frame, str(path))
         eager = {"attn_implementation": "eager"}
         return _ImageReward(
-            assembled(BlipVisionModel, vision, parts["vision."], str(path), **eager),
-            assembled(BlipTextModel, text, parts["text."], str(path), add_pooling_layer=False, **eager),
-            filled(frame.mlp, parts["mlp."], str(path)),
+            build_pretrained(BlipVisionModel, vision, parts["vision."], str(path), **eager),
+            build_pretrained(BlipTextModel, text, parts["text."], str(path), add_pooling_layer=False, **eager),
+            set_parameters(frame.mlp, parts["mlp."], str(path)),
             _tokenizer(self.tokenizer, text.vocab_size),
         )
 
-    def where(self) -> Path | None:
-        return super().where() if vocabulary(self.tokenizer) else None
+    def local_path(self) -> Path | None:
+        return super().local_path() if vocabulary_files(self.tokenizer) else None
 
     def prefetch(self) -> Path:
         _tokenizer(self.tokenizer)
@@ -129,13 +129,13 @@ class ImageRewardExtractor(Extractor):
             return network.mlp(hidden[:, 0].float())[:, 0]
 
         with full_precision(device):
-            rewards = (torch.cat(in_parts(run, len(prompts), self.most)) - _REWARD_MEAN) / _REWARD_STD
+            rewards = (torch.cat(run_in_batches(run, len(prompts), self.max_batch)) - _REWARD_MEAN) / _REWARD_STD
         return rewards, sum(len(ids) > _LENGTH for ids in tokenize(truncation=False)["input_ids"])
 
-    def rules(self) -> dict[str, str]:
-        path = super().where()
+    def signature_fields(self) -> dict[str, str]:
+        path = super().local_path()
         weights = sha256(path)[:8] if path else "main"
-        return {"weights": weights, "resize": "short-side-bicubic-rounded", "tokenizer": cited(self.tokenizer)}
+        return {"weights": weights, "resize": "short-side-bicubic-rounded", "tokenizer": checkpoint_id(self.tokenizer)}
 
 
 def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any, Any]:
@@ -222,7 +222,7 @@ def _tokenizer(name: str, vocabulary: int | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with quiet():
+        with silence_transformers():
             tokenizer = AutoTokenizer.from_pretrained(local_checkpoint(name), local_files_only=offline())
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

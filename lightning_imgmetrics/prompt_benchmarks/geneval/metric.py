@@ -80,8 +80,9 @@ class GenEval(ItemMetric[GenEvalPrompt]):
 
     def _detections(self, samples: Sequence[Sample]) -> Iterator[Sequence[Detection] | None]:
         if isinstance(self.extractor, DetectorExtractor):
-            for start in range(0, len(samples), self.extractor.most):  # masks of a whole batch would fill the device
-                part = samples[start : start + self.extractor.most]
+            size = self.extractor.max_batch  # masks of a whole batch would fill the device
+            for start in range(0, len(samples), size):
+                part = samples[start : start + size]
                 yield from self.extractor.detect([sample.image for sample in part], self.device)
             return
         for sample in samples:

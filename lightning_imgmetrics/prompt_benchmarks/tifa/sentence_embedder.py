@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import WeightsMismatch
-from lightning_imgmetrics.models.base.network import in_parts, remembered
+from lightning_imgmetrics.models.base.network import cached_by_text, run_in_batches
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
 _LONGEST = 384  # tokens, as the published checkpoint reads them
@@ -45,7 +45,7 @@ class SentenceEmbedder(PretrainedNetwork):
     """
 
     model: str = "sentence-transformers/all-mpnet-base-v2"
-    most = 64
+    max_batch = 64
 
     def load(self) -> nn.Module:
         from transformers import AutoTokenizer
@@ -58,17 +58,17 @@ class SentenceEmbedder(PretrainedNetwork):
         return _Reader(model, self.pretrained(AutoTokenizer))
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        """Texts (n) -> (n, d), float32; those of late are remembered."""
+        """Texts (n) -> (n, d), float32; recent ones are cached."""
         with full_precision(device):
             reader = self.network(device)
 
             def compute(new: list[str]) -> list[Tensor]:
-                return list(torch.cat(in_parts(lambda part: reader.embed(new[part]), len(new), self.most)))
+                return list(torch.cat(run_in_batches(lambda part: reader.embed(new[part]), len(new), self.max_batch)))
 
-            embeddings = torch.stack(remembered(reader, "sentence", texts, compute))
+            embeddings = torch.stack(cached_by_text(reader, "sentence", texts, compute))
         if device.type == "cpu":
             self.check_finite(embeddings, "for texts")
         return embeddings
 
     def signature(self) -> dict[str, str]:
-        return {"embedder": f"{self.card.name}@{self.rules()['weights']}"}
+        return {"embedder": f"{self.card.name}@{self.signature_fields()['weights']}"}

@@ -572,13 +572,13 @@ class TestClipFlanT5:
 
     def test_what_is_here(self, folders: dict[str, Any], tmp_path: Path) -> None:
         judge = judge_of(folders, "clip_flant5")
-        assert judge.where() == judge.prefetch() == Path(folders["clip_flant5"]["model"])
+        assert judge.local_path() == judge.prefetch() == Path(folders["clip_flant5"]["model"])
         without = ClipFlanT5Judge(**{**folders["clip_flant5"], "tokenizer": "google/none"})
-        assert without.where() is None
+        assert without.local_path() is None
         with pytest.raises(MissingWeights, match="google/none"):
             without.prefetch()
         absent = ClipFlanT5Judge("zhiqiulin/clip-flant5-xl")
-        assert absent.where() is None
+        assert absent.local_path() is None
         with pytest.raises(MissingWeights, match=r"zhiqiulin/clip-flant5-xl.*cannot be downloaded"):
             VQAScore(absent).update(images=images(), prompts="a cat")
 

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor, CLIPProce
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import MissingExtra, MissingWeights, ShapeError, UnknownName, WeightsMismatch
 from lightning_imgmetrics.metrics.no_reference.clip_iqa import PROMPTS, CLIPImageQualityAssessment
-from lightning_imgmetrics.models.base.network import TEXTS
+from lightning_imgmetrics.models.base.network import TEXT_CACHE
 from lightning_imgmetrics.models.encoders.clip_resnet import ClipResNetExtractor
 
 piq = pytest.importorskip("piq", reason="the published CLIP-IQA model is piq's")
@@ -287,17 +287,17 @@ def test_the_tokenizer_is_fetched_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: dict[str, str]
 ) -> None:
     whole, alone = ClipResNetExtractor(**published), ClipResNetExtractor(published["weights"])
-    assert whole.prefetch() == whole.where() == Path(published["weights"])
+    assert whole.prefetch() == whole.local_path() == Path(published["weights"])
     monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path))  # which has no tokenizer
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert alone.where() is None
+    assert alone.local_path() is None
     with pytest.raises(MissingWeights, match=r"huggingface.co/openai/clip-vit-base-patch16 .*IMGMETRICS_WEIGHTS"):
         alone.prefetch()
     (tmp_path / "openai").mkdir()
     (tmp_path / "openai/clip-vit-base-patch16").symlink_to(published["processor"])
-    assert alone.prefetch() == alone.where() == Path(published["weights"])
-    assert "processor" not in alone.rules()
-    assert whole.rules()["processor"].startswith(f"{Path(published['processor']).name}@")
+    assert alone.prefetch() == alone.local_path() == Path(published["weights"])
+    assert "processor" not in alone.signature_fields()
+    assert whole.signature_fields()["processor"].startswith(f"{Path(published['processor']).name}@")
 
 
 def test_special_tokens_in_a_prompt_are_letters(published: dict[str, str]) -> None:
@@ -308,7 +308,7 @@ def test_special_tokens_in_a_prompt_are_letters(published: dict[str, str]) -> No
     assert (found[0] - found[1]).abs().max() > 1e-3
     torch.testing.assert_close(found[0], found[2], rtol=1e-6, atol=1e-6)
     network = extractor.network(torch.device("cpu"))
-    rows = [row for row, _ in TEXTS[network].values()]
+    rows = [row for row, _ in TEXT_CACHE[network].values()]
     assert all(row.untyped_storage().nbytes() == row.nbytes for row in rows)
 
 

@@ -323,15 +323,15 @@ def test_a_folder_of_shards(checkpoint: Checkpoint, images: list[Tensor], tmp_pa
     expected = checkpoint.scores(images[:1], PROMPTS[:1])
     assert torch.equal(checkpoint.scores(images[:1], PROMPTS[:1], weights=folder), expected)
     extractor = checkpoint.metric(weights=folder).extractor
-    assert extractor.prefetch() == extractor.where() == Path(folder)
+    assert extractor.prefetch() == extractor.local_path() == Path(folder)
     files = [Path(folder) / f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files]
-    assert extractor.rules()["weights"] == "+".join(digests)
+    assert extractor.signature_fields()["weights"] == "+".join(digests)
     save_file(load_file(files[0]) | {"visual.x": torch.zeros(1)}, files[0])
     with pytest.raises(WeightsMismatch, match=rf"{folder} does not fit its network: keys unexpected: visual.x"):
         checkpoint.metric(weights=folder).extractor.load()
     files[1].unlink()
-    assert extractor.where() is None
+    assert extractor.local_path() is None
     with pytest.raises(MissingWeights, match=rf"a file, or a folder with model.safetensors.index.* got '{folder}"):
         extractor.prefetch()
     (Path(folder) / "model.safetensors.index.json").write_text("[]")
@@ -347,16 +347,16 @@ def test_processors_of_one_name_and_other_content_are_told_apart(checkpoint: Che
         changed = {"chat": "chat_template.jinja", "pixels": "preprocessor_config.json"}.get(name)
         if changed is not None:
             (folder / changed).write_text((folder / changed).read_text() + " ")
-        rules.append(checkpoint.metric(processor=str(folder)).extractor.rules())
+        rules.append(checkpoint.metric(processor=str(folder)).extractor.signature_fields())
     assert rules[0] == rules[1]
     assert len({rule["processor"] for rule in rules}) == 3
     assert all(rule["processor"].startswith("qwen@") for rule in rules)
-    assert HPSv3().extractor.rules()["processor"] == hpsv3.QWEN2_VL
+    assert HPSv3().extractor.signature_fields()["processor"] == hpsv3.QWEN2_VL
 
 
 def test_weights_without_their_tokenizer_are_not_all(checkpoint: Checkpoint) -> None:
-    assert checkpoint.metric().extractor.where() == Path(checkpoint.new)
-    assert checkpoint.metric(processor=hpsv3.QWEN2_VL).extractor.where() is None
+    assert checkpoint.metric().extractor.local_path() == Path(checkpoint.new)
+    assert checkpoint.metric(processor=hpsv3.QWEN2_VL).extractor.local_path() is None
 
 
 def test_batches_do_not_matter(checkpoint: Checkpoint) -> None:
@@ -368,7 +368,7 @@ def test_batches_do_not_matter(checkpoint: Checkpoint) -> None:
     close(whole, single)
     assert single[:, 0].std() > 1e-3
     extractor = checkpoint.metric().extractor
-    assert extractor.most == 16
+    assert extractor.max_batch == 16
 
 
 def test_pixels_are_those_of_the_image_processor(checkpoint: Checkpoint, reference: Reference) -> None:
@@ -565,7 +565,7 @@ def test_the_published_places(checkpoint: Checkpoint, tmp_path: Path, monkeypatc
         (tmp_path / name).symlink_to(target)
     assert "/resolve/v2/" in replace(extractor, revision="v2").card.source
     assert extractor.card.license == "MIT"
-    assert extractor.prefetch() == extractor.where() == tmp_path / "MizzenAI/HPSv3/HPSv3.safetensors"
+    assert extractor.prefetch() == extractor.local_path() == tmp_path / "MizzenAI/HPSv3/HPSv3.safetensors"
     image = random_images(1, 448)
     metric = HPSv3()
     metric.update(images=image, prompts="a cat")

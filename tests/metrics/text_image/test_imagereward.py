@@ -247,7 +247,7 @@ def test_any_batch_size_and_form_gives_the_same_scores(
     whole.update(images=images, prompts=prompts, ids=range(16))
     for i in range(16):
         single.update(images=[pil(images[i])], prompts=prompts[i : i + 1], ids=[i])
-    monkeypatch.setattr(ImageRewardExtractor, "most", 5)
+    monkeypatch.setattr(ImageRewardExtractor, "max_batch", 5)
     parts.update(images=(images.float() / 255 + 0.0015).clamp(max=1), prompts=prompts, ids=range(16))
     MetricSuite({"reward": suite}).update(images, prompts=prompts, ids=range(16))
     for metric in (single, parts, suite):
@@ -461,13 +461,17 @@ def test_published_names_are_looked_up_on_the_shelf(
     (tmp_path / "bert-base-uncased").symlink_to(tokenizer)
     with pytest.raises(MissingWeights, match=rf"THUDM/ImageReward/resolve/main/ImageReward.pt.*{tmp_path}/THUDM/"):
         extractor.prefetch()
-    assert extractor.where() is None
-    assert extractor.rules()["weights"] == "main"
+    assert extractor.local_path() is None
+    assert extractor.signature_fields()["weights"] == "main"
     (tmp_path / "THUDM/ImageReward").mkdir(parents=True)
     (tmp_path / "THUDM/ImageReward/ImageReward.pt").symlink_to(weights)
-    assert extractor.where() == tmp_path / "THUDM/ImageReward/ImageReward.pt"
-    assert ImageRewardExtractor(tokenizer="nobody/nothing").where() is None  # it cannot be loaded
-    assert ImageRewardExtractor(tokenizer="nobody/nothing").rules()["weights"] == extractor.rules()["weights"] != "main"
+    assert extractor.local_path() == tmp_path / "THUDM/ImageReward/ImageReward.pt"
+    assert ImageRewardExtractor(tokenizer="nobody/nothing").local_path() is None  # it cannot be loaded
+    assert (
+        ImageRewardExtractor(tokenizer="nobody/nothing").signature_fields()["weights"]
+        == extractor.signature_fields()["weights"]
+        != "main"
+    )
     named, given = ImageReward(), ImageReward(weights=weights, tokenizer=tokenizer)
     for metric in (named, given):
         metric.update(images=random_images(2, SIZE), prompts=PROMPTS[:2])
@@ -483,7 +487,7 @@ def test_tokenizers_of_one_name_and_other_content_are_told_apart(weights: str, t
         if name == "other":
             swapped = (folder / "tokenizer.json").read_text().replace('"cat"', '"tac"')
             (folder / "tokenizer.json").write_text(swapped)
-        rules.append(ImageRewardExtractor(weights, str(folder)).rules())
+        rules.append(ImageRewardExtractor(weights, str(folder)).signature_fields())
     assert rules[0] == rules[1] != rules[2]
     assert all(rule["tokenizer"].startswith("bert-base-uncased@") for rule in rules)
 

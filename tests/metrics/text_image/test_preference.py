@@ -413,9 +413,11 @@ def test_texts_of_open_clip_are_cleaned(tmp_path: Path, monkeypatch: pytest.Monk
     close(found[1], clean)
     close(found[2], reference.text(ids_as_written(QUOTED, folder)))
     assert (reference.text(ids_as_written(ENTITIES, folder)) - clean).abs().max() > 0.1
-    assert extractor.rules().get("texts") == ("unescaped" if foreign else None)
+    assert extractor.signature_fields().get("texts") == ("unescaped" if foreign else None)
     if foreign:  # the names in the file tell, whatever its kind
-        assert ClipExtractor(folder, weights=str(tmp_path / "net.safetensors")).rules()["texts"] == "unescaped"
+        assert (
+            ClipExtractor(folder, weights=str(tmp_path / "net.safetensors")).signature_fields()["texts"] == "unescaped"
+        )
 
 
 def test_texts_of_open_clip_are_mended(tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_texts_of_open_clip_are_mended(tmp_path: Path) -> None:
     reference = OpenClip(made.open_clip_tensors(model))
     close(found[0], reference.text(ids_of('the " cat "')))
     close(found[1], reference.text(ids_of("the cat & the dog")))
-    assert extractor.rules()["texts"] == "ftfy"
+    assert extractor.signature_fields()["texts"] == "ftfy"
 
 
 # Files
@@ -583,13 +585,15 @@ def test_folders_of_one_name_and_other_content_are_told_apart(tmp_path: Path, pa
     path = next(path for path in (Path(other) / name, Path(other) / "processor_config.json") if path.is_file())
     assert changed in path.read_text()
     path.write_text(path.read_text().replace(changed, changed[:-1] + '_"'))
-    rules = [ClipExtractor(folder, weights=str(tmp_path / "net.pt")).rules() for folder in (one, same, other)]
+    rules = [
+        ClipExtractor(folder, weights=str(tmp_path / "net.pt")).signature_fields() for folder in (one, same, other)
+    ]
     assert rules[0] == rules[1] != rules[2]
     assert {key for key in rules[0] if rules[0][key] != rules[2][key]} == {"config"}
-    given = [ClipExtractor(one, processor=folder).rules() for folder in (one, same, other)]
+    given = [ClipExtractor(one, processor=folder).signature_fields() for folder in (one, same, other)]
     assert given[0] == given[1]
     assert (given[0] == given[2]) == (part == "config")  # of a processor's folder, the configuration is not read
-    assert ClipExtractor("org/none", processor="org/none").rules()["processor"] == "org/none"
+    assert ClipExtractor("org/none", processor="org/none").signature_fields()["processor"] == "org/none"
 
 
 def snapshot(cache: Path, repo: str, source: Path, *names: str) -> Path:
@@ -619,14 +623,14 @@ def test_open_clip_in_a_downloaded_snapshot(tmp_path: Path, monkeypatch: pytest.
     found = scores(metric, images, TEXTS[:2])
     reference = OpenClip(made.open_clip_tensors(model))
     close(found, reference.scale * reference.cosines([standard(x) for x in images], TEXTS[:2]))
-    assert metric.extractor.prefetch() == metric.extractor.where() == folder
+    assert metric.extractor.prefetch() == metric.extractor.local_path() == folder
     file = folder / ("open_clip_model.safetensors" if safe else "open_clip_pytorch_model.bin")
     assert metric.signature().fields["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     hf = made.bpe_clip(tmp_path / "hf")
     snapshot(tmp_path / "cache", "org/hf", Path(hf))
     given = ClipExtractor(hf, processor="org/hf")
     given.network(CPU)
-    assert given.rules()["processor"].startswith("org/hf@")
+    assert given.signature_fields()["processor"].startswith("org/hf@")
     file.unlink()
     with pytest.raises(MissingWeights, match=r"holds none of open_clip_model.safetensors, open_clip_pytorch"):
         ClipExtractor("org/oc").load()
@@ -683,7 +687,7 @@ for offline in ("0", "1"):
     for metric in (PickScore("org/both"), BioCLIPScore("org/alone"), HPSv2(network="org/both")):
         metric.update(images=images, prompts="a cat", ids=range(len(images)))
         fields = metric.signature().fields
-        print(json.dumps([metric.scores()[1].tolist(), fields["weights"], metric.extractor.where() is not None]))
+        print(json.dumps([metric.scores()[1].tolist(), fields["weights"], metric.extractor.local_path() is not None]))
 os.environ["HF_HUB_OFFLINE"] = "0"
 card = replace(ModelCard.on_hub("net", "org/alone", "extra.bin"), sha256="00000000")
 try:

@@ -47,7 +47,7 @@ from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 from lightning_imgmetrics.models.encoders.dinov2 import Dinov2Extractor
 from lightning_imgmetrics.models.encoders.inception import INCEPTION, InceptionExtractor
 from lightning_imgmetrics.models.encoders.lpips import LpipsExtractor
-from lightning_imgmetrics.models.registry import MODELS, extractor_of
+from lightning_imgmetrics.models.registry import MODELS, as_extractor
 
 CPU = torch.device("cpu")
 CONTENT = b"weights of a network"
@@ -362,7 +362,7 @@ def test_checkpoints_that_are_damaged_or_absent(dinov2_folders: dict[str, str], 
     source, target = Path(dinov2_folders["224"]), tmp_path / "copy"
     target.mkdir()
     (target / "config.json").write_bytes((source / "config.json").read_bytes())
-    assert Dinov2Extractor(str(target)).where() is None
+    assert Dinov2Extractor(str(target)).local_path() is None
     with pytest.raises(MissingWeights, match="neither a folder nor in the hub cache"):
         Dinov2Extractor(str(target)).network(CPU)
     tensors = (source / "model.safetensors").read_bytes()
@@ -370,7 +370,7 @@ def test_checkpoints_that_are_damaged_or_absent(dinov2_folders: dict[str, str], 
     with pytest.raises(WeightsMismatch, match=r"the checkpoint '.*copy' cannot be read"):
         Dinov2Extractor(str(target)).prefetch()
     (target / "model.safetensors").write_bytes(tensors)
-    assert Dinov2Extractor(str(target)).prefetch() == Dinov2Extractor(str(target)).where() == target
+    assert Dinov2Extractor(str(target)).prefetch() == Dinov2Extractor(str(target)).local_path() == target
     kept = load_file(target / "model.safetensors")
     del kept["layernorm.weight"]
     save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
@@ -387,33 +387,33 @@ def test_only_weights_that_are_loaded_are_cited(dinov2_folders: dict[str, str], 
     folder = tmp_path / "net"
     shutil.copytree(dinov2_folders["224"], folder)
     extractor = Dinov2Extractor(str(folder))
-    before = extractor.rules()["weights"]
+    before = extractor.signature_fields()["weights"]
 
     def digest(name: str) -> str:
         return hashlib.sha256((folder / name).read_bytes()).hexdigest()[:8]
 
     for name in ("adapter.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "training_args.bin"):
         (folder / name).write_bytes(name.encode())
-    assert extractor.rules()["weights"] == before == digest("model.safetensors")
+    assert extractor.signature_fields()["weights"] == before == digest("model.safetensors")
     tensors = load_file(folder / "model.safetensors")
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     parts = {key: names[i % 2] for i, key in enumerate(tensors)}
     for name in names:
         save_file({k: x for k, x in tensors.items() if parts[k] == name}, folder / name, metadata={"format": "pt"})
-    assert extractor.rules()["weights"] == before
+    assert extractor.signature_fields()["weights"] == before
     (folder / "model.safetensors").unlink()
     index = {"metadata": {"total_size": 1}, "weight_map": parts}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert extractor.rules()["weights"] == "+".join(map(digest, names))
+    assert extractor.signature_fields()["weights"] == "+".join(map(digest, names))
     assert extractor.prefetch() == folder
     (folder / names[1]).rename(tmp_path / "away")
-    assert extractor.where() is None
+    assert extractor.local_path() is None
     (folder / "model.safetensors.index.json").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
-    assert extractor.rules()["weights"] == digest("pytorch_model.bin")
+    assert extractor.signature_fields()["weights"] == digest("pytorch_model.bin")
     assert extractor.prefetch() == folder
     (folder / "pytorch_model.bin").unlink()
-    assert extractor.where() is None  # whatever else ends in .safetensors or .bin
+    assert extractor.local_path() is None  # whatever else ends in .safetensors or .bin
 
 
 def test_the_hub_cache(dinov2_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +435,7 @@ def test_the_hub_cache(dinov2_folders: dict[str, str], tmp_path: Path, monkeypat
     monkeypatch.setattr(
         "huggingface_hub.try_to_load_from_cache", functools.partial(try_to_load_from_cache, cache_dir=tmp_path)
     )
-    assert extractor.where() == snapshot
+    assert extractor.local_path() == snapshot
     assert extractor.signature()["weights"] == digest[:8]
     monkeypatch.setattr(Dinov2Extractor, "load", lambda self: None)  # transformers has read its cache's place before
     assert extractor.prefetch() == snapshot
@@ -581,20 +581,20 @@ def test_table_of_models(hub: Path, inception_weights: str, tmp_path: Path, monk
         open_source = ("Apache-2.0", "BSD-3-Clause", "MIT")
         assert extractor.card.license in {"pickscore": ("",), "aesthetic-v2.5": ("AGPL-3.0",)}.get(name, open_source)
         if name == "digits-clip":
-            assert extractor.prefetch() == extractor.where()
+            assert extractor.prefetch() == extractor.local_path()
         else:
-            assert extractor.where() is None
+            assert extractor.local_path() is None
             with pytest.raises(MissingWeights):
                 extractor.prefetch()
     hub.mkdir(parents=True)
     (hub / INCEPTION.file).write_bytes(b"damaged")
-    assert MODELS["inception"]().where() == hub / INCEPTION.file
+    assert MODELS["inception"]().local_path() == hub / INCEPTION.file
     with pytest.raises(WeightsMismatch, match="sha256 must begin with 6726825d"):
         MODELS["inception"]().prefetch()
     assert MODELS["inception"](weights=inception_weights).prefetch() == Path(inception_weights)
-    assert MODELS["inception"](weights="/nowhere").where() is None
+    assert MODELS["inception"](weights="/nowhere").local_path() is None
     for own in (CustomExtractor(TinyNet()), ClipExtractor(lambda: (None, None))):
-        assert own.where() is None
+        assert own.local_path() is None
         with pytest.raises(MissingWeights, match="the caller's own network"):
             own.prefetch()
 
@@ -617,14 +617,15 @@ def test_extractor_of(dinov2_folders: dict[str, str], tmp_path: Path, monkeypatc
         (net, CustomExtractor(net), "features"),
         (mine, mine, "2048"),
     ]:
-        assert extractor_of(network) == (expected, layer)
-        assert extractor_of(network, dtype="bfloat16") == (replace(expected, dtype="bfloat16"), layer)
-    assert extractor_of(CustomExtractor(net, maps=True))[1] == "maps"
-    assert extractor_of("inception", resize="tf1-bilinear", scale="unit")[0].resize == "tf1-bilinear"
-    assert extractor_of("dinov2", resize="bicubic-antialias-unclamped")[0].resize == "bicubic-antialias-unclamped"
+        assert as_extractor(network) == expected
+        assert expected.default_layer == layer
+        assert as_extractor(network, dtype="bfloat16") == replace(expected, dtype="bfloat16")
+    assert as_extractor(CustomExtractor(net, maps=True)).default_layer == "maps"
+    assert as_extractor("inception", resize="tf1-bilinear", scale="unit").resize == "tf1-bilinear"
+    assert as_extractor("dinov2", resize="bicubic-antialias-unclamped").resize == "bicubic-antialias-unclamped"
     monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(Path(dinov2_folders["224"]).parent))
-    assert extractor_of("224")[0] == Dinov2Extractor("224")  # known by its config, not by its name
+    assert as_extractor("224") == Dinov2Extractor("224")  # known by its config, not by its name
     with pytest.raises(TypeError, match="`network` must be a name, a module, a callable or an Extractor, got 3"):
-        extractor_of(3)  # type: ignore[arg-type]
+        as_extractor(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword argument 'resize'"):
-        extractor_of(net, resize="bilinear")
+        as_extractor(net, resize="bilinear")

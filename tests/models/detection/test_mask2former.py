@@ -104,7 +104,7 @@ def test_images_of_any_sizes_are_as_one_by_one(checkpoint: str, monkeypatch: pyt
     alone = [extractor.detect([image], CPU)[0] for image in images()]
     assert {len(some) for some in alone} != {0}
     require_equal(extractor.detect(images(), CPU), alone)
-    monkeypatch.setattr(DetectorExtractor, "most", 1)
+    monkeypatch.setattr(DetectorExtractor, "max_batch", 1)
     require_equal(extractor.detect(images()[::-1], CPU), alone[::-1])
     assert extractor.detect([], CPU) == []
 
