@@ -130,8 +130,8 @@ class ClipFlanT5Judge(LocalJudge):
             build_pretrained(T5ForConditionalGeneration, config, language, source, dtype=dtype),
             layers.to(dtype),
             clip.to(dtype),
-            self.pretrained(AutoTokenizer, model=self.tokenizer),
-            self.pretrained(AutoImageProcessor, model=str(self.clip.model)),
+            self.companion(AutoTokenizer, self.tokenizer),
+            self.companion(AutoImageProcessor, str(self.clip.model)),
         )
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:

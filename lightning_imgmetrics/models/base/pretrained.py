@@ -86,6 +86,10 @@ class PretrainedNetwork(Network):
         """`loader.from_pretrained` of this checkpoint; MissingWeights, or WeightsMismatch if it cannot be read."""
         return load_pretrained(loader, self.model, self.revision, whole=True, **kwargs)
 
+    def companion(self, loader: Any, model: str | None) -> Any:
+        """The tokenizer or image processor of another checkpoint, or of this one."""
+        return self.pretrained(loader) if model in (None, self.model) else load_pretrained(loader, str(model))
+
     def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
         """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
 

@@ -18,7 +18,7 @@ from lightning_imgmetrics.models.base import open_clip
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_folder, checkpoint_id, files_digest
 from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.network import cached_by_text, run_in_batches
-from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, build_pretrained, load_pretrained
+from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork, build_pretrained
 from lightning_imgmetrics.models.base.resize import (
     bicubic_antialias_rounded,
     center_square,
@@ -111,9 +111,9 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         if not isinstance(getattr(getattr(config, "vision_config", None), "image_size", None), int):
             kind = config.model_type
             raise WeightsMismatch(f"{self.model!r} must be a CLIP or SigLIP of one image size, got {kind!r}")
-        tokenizer = self._companion(AutoTokenizer)
+        tokenizer = self.companion(AutoTokenizer, self.processor)
         if preprocess is None or self.processor is not None:
-            images = self._companion(AutoImageProcessor)
+            images = self.companion(AutoImageProcessor, self.processor)
         else:
             images = open_clip.image_processor(config.vision_config.image_size, preprocess)
         if preprocess is not None:
@@ -122,12 +122,6 @@ class ClipExtractor(PretrainedNetwork, Extractor):
             return _Clip(self.pretrained_model(), tokenizer, images)
         network, foreign = self._from_file(config)
         return _Clip(network, tokenizer, images, clean=foreign or preprocess is not None)
-
-    def _companion(self, loader: Any) -> Any:
-        """The tokenizer or image processor: of `processor`, or the checkpoint's own."""
-        if self.processor in (None, self.model):
-            return self.pretrained(loader)
-        return load_pretrained(loader, str(self.processor))
 
     def _from_file(self, config: Any) -> tuple[Any, bool]:
         """The network with the tensors of a file, and whether they are open_clip's."""
