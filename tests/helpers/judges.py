@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from helpers.checkpoints import randomized, word_clip
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     CLIPModel,
@@ -107,8 +108,8 @@ def _teach(model: Any, tokenizer: Any, answer: str) -> None:
         head = model.lm_head.weight
         head.zero_()
         newline = tokenizer.encode("\n")[0]
-        said = tokenizer.convert_tokens_to_ids(answer)
-        head[said, newline] = head[tokenizer.eos_token_id, said] = 1
+        token = tokenizer.convert_tokens_to_ids(answer)
+        head[token, newline] = head[tokenizer.eos_token_id, token] = 1
 
 
 def instructblip(folder: Path, answer: str | None = None) -> str:
@@ -161,7 +162,7 @@ def instructblip(folder: Path, answer: str | None = None) -> str:
 
 def _teach_t5(model: Any, tokenizer: Any, answer: str) -> None:
     """The decoder passes its input on, but for one layer, which leads from the start to the answer, and to the end."""
-    said = tokenizer.convert_tokens_to_ids(answer)
+    token = tokenizer.convert_tokens_to_ids(answer)
     with torch.no_grad():
         for name, parameter in model.decoder.named_parameters():
             if name.endswith((".o.weight", ".wo.weight")):
@@ -171,8 +172,23 @@ def _teach_t5(model: Any, tokenizer: Any, answer: str) -> None:
             norm.weight.fill_(1)
         step = model.decoder.block[-1].layer[-1].DenseReluDense
         step.wi.weight.zero_()
-        for i, (now, then) in enumerate([(model.config.decoder_start_token_id, said), (said, tokenizer.eos_token_id)]):
+        for i, (now, then) in enumerate(
+            [(model.config.decoder_start_token_id, token), (token, tokenizer.eos_token_id)]
+        ):
             step.wi.weight[i, now] = step.wo.weight[then, i] = 1
+
+
+SIZES = [(28, 56), (56, 56), (28, 84), (56, 28)]
+
+
+def picture(seed: int, size: tuple[int, int] = (28, 28)) -> Tensor:
+    """Uint8 noise (3, h, w)."""
+    return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def question(i: int, text: str = "what is it?", **kwargs: Any) -> Question:
+    """A question about picture i."""
+    return Question((picture(i, SIZES[i % 4]),), (turn(IMAGE, text),), **kwargs)
 
 
 Script = Callable[[Question], "str | float | Answer | None"]
@@ -222,8 +238,8 @@ class Grade(JudgeMetric):
     figures = ("half",)
 
     def asks(self, sample: Sample) -> list[Ask]:
-        asked = Question((sample.image,), (turn(IMAGE, f"grade: {sample.prompt}"),))
-        return [Ask(asked, lambda text: float(text) if text.replace(".", "").isdigit() else None, "a number")]
+        question = Question((sample.image,), (turn(IMAGE, f"grade: {sample.prompt}"),))
+        return [Ask(question, lambda text: float(text) if text.replace(".", "").isdigit() else None, "a number")]
 
     def conclude(self, sample: Sample, readings: Sequence[Any]) -> Verdict:
         (grade,) = readings

@@ -86,6 +86,6 @@ def _teach(model: Any, tokenizer: Any, answer: str) -> None:
         text.embed_tokens.weight.copy_(torch.eye(*text.embed_tokens.weight.shape))
         text.norm.weight.fill_(1)
         model.lm_head.weight.zero_()
-        said = tokenizer.convert_tokens_to_ids(answer)
-        model.lm_head.weight[said, tokenizer.encode("\n")[0]] = 1
-        model.lm_head.weight[tokenizer.eos_token_id, said] = 1
+        token = tokenizer.convert_tokens_to_ids(answer)
+        model.lm_head.weight[token, tokenizer.encode("\n")[0]] = 1
+        model.lm_head.weight[tokenizer.eos_token_id, token] = 1

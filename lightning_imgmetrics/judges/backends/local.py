@@ -12,15 +12,14 @@ from jinja2 import TemplateError
 from torch import nn
 
 from lightning_imgmetrics._precision import full_precision
-from lightning_imgmetrics.errors import ImgMetricsError, UnknownName, WeightsMismatch
+from lightning_imgmetrics.errors import ImgMetricsError, WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.generation import ChatGenerator
 from lightning_imgmetrics.judges.backends.question import Answer, Decoding, Question
 from lightning_imgmetrics.models.base.checkpoint import checkpoint_file, checkpoint_id
-from lightning_imgmetrics.models.base.network import Network
+from lightning_imgmetrics.models.base.network import DTYPES, Network, check_dtype
 from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FILES = ("generation_config.json", "chat_template.json", "qformer_tokenizer/tokenizer.json")  # that change answers
 _PROMPTING = 2  # version of how questions become prompts: raising it invalidates all cached answers
 
@@ -59,8 +58,7 @@ class LocalJudge(PretrainedNetwork, Judge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype not in _DTYPES:
-            raise UnknownName("dtype", self.dtype, _DTYPES)
+        check_dtype(self.dtype)
 
     @property
     def key(self) -> Any:
@@ -73,7 +71,7 @@ class LocalJudge(PretrainedNetwork, Judge):
         processor = self.pretrained(AutoProcessor)
         if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
             raise WeightsMismatch(f"`model` must have a processor of images and texts, {self.model!r} has none")
-        return ChatGenerator(self.pretrained_model(AutoModelForImageTextToText, dtype=_DTYPES[self.dtype]), processor)
+        return ChatGenerator(self.pretrained_model(AutoModelForImageTextToText, dtype=DTYPES[self.dtype]), processor)
 
     def ready(self, device: torch.device) -> None:
         if self.local_path() is None:  # its files must be here to be digested
@@ -100,10 +98,6 @@ class LocalJudge(PretrainedNetwork, Judge):
     def signature_fields(self) -> dict[str, str]:
         processor = checkpoint_id(self.model, images=True, config=True, revision=self.revision, others=_FILES)
         return {**super().signature_fields(), "processor": processor.rpartition("@")[2]}
-
-    def signature(self) -> dict[str, str]:
-        dtype = {} if self.dtype == "float32" else {"dtype": self.dtype}
-        return {"network": self.card.name, **self.signature_fields(), **dtype}
 
     def reply(self, questions: Sequence[Question], decoding: Decoding, device: torch.device) -> list[Answer]:
         with full_precision(device):

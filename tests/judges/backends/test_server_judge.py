@@ -50,6 +50,13 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waits between tries, which openai's client and ours make with `time.sleep`."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+
+
 def yes_or_no(scoring: str = "product", answer: str = "Yes") -> Question:
     return Question((random_images(1, 8)[0],), (turn(IMAGE, "Is it?"),), answer, scoring)
 
@@ -104,15 +111,15 @@ def test_decoding_is_sent() -> None:
         judge = ServerJudge("m", server.url)
         ask(judge, questions(1), max_tokens=7)
         ask(judge, questions(1), temperature=0.5, seed=3, repetition_penalty=1.1, thinking=False)
-    greedy, drawn = ({k: v for k, v in body.items() if k != "messages"} for body in server.bodies)
+    greedy, sampled = ({k: v for k, v in body.items() if k != "messages"} for body in server.bodies)
     assert greedy == {"model": "m", "temperature": 0, "max_tokens": 7}
-    assert drawn == {
+    assert sampled == {
         **{"model": "m", "temperature": 0.5, "top_p": 1, "seed": 3, "max_tokens": 1024},
         **{"repetition_penalty": 1.1, "chat_template_kwargs": {"enable_thinking": False}},
     }
 
 
-def test_models_that_call_the_limit_otherwise() -> None:
+def test_models_with_another_name_for_the_limit() -> None:
     def script(body: Body) -> Said:
         if "max_tokens" in body:
             return Said("'max_tokens' is not supported: use 'max_completion_tokens' instead", status=400)
@@ -144,7 +151,7 @@ FRAGMENTS += ["<start_of_turn>", "<IMG_CONTEXT>", ">", "|"]
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS)).map("".join))
-def test_special_tokens_are_broken_and_nothing_else_changes(text: str) -> None:
+def test_special_tokens_are_escaped_and_nothing_else_changes(text: str) -> None:
     once = escape_special_tokens(text)
     assert escape_special_tokens(once) == once
     assert once.replace(" ", "") == text.replace(" ", "")
@@ -176,11 +183,11 @@ def test_special_tokens_are_sent_as_letters() -> None:
         (Said("image too large", status=413), "HTTP 413: image too large"),
     ],
 )
-def test_what_is_no_answer_is_a_problem(said: Said, problem: str) -> None:
+def test_unusable_replies_are_problems(said: Said, problem: str) -> None:
     assert one(said) == Answer(problem=problem, answered=said.status == 200)
 
 
-def test_thoughts_are_no_answer() -> None:
+def test_reasoning_is_no_part_of_the_answer() -> None:
     assert one(Said(" 4 out of 5\n", reasoning="3 or 4?")) == Answer("4 out of 5")
 
 
@@ -197,9 +204,9 @@ def test_probability_is_the_softmax_of_the_logits() -> None:
     images = random_images(3, 8)
     with serving(lambda body: Said("Yes", "length", LOGITS)) as server:
         judge = ServerJudge("m", server.url)
-        asked = ["Yes", "No", " Yes"]
-        found = judge.probability([[x] for x in images], ["Is it?"] * 3, asked)
-    assert found == pytest.approx([softmax(token) for token in asked], rel=1e-12)
+        answers = ["Yes", "No", " Yes"]
+        result = judge.probability([[x] for x in images], ["Is it?"] * 3, answers)
+    assert result == pytest.approx([softmax(token) for token in answers], rel=1e-12)
     sent = server.bodies[0]
     assert (sent["max_tokens"], sent["logprobs"], sent["top_logprobs"], sent["temperature"]) == (1, True, 20, 0)
 
@@ -214,8 +221,8 @@ def test_an_unlisted_answer_is_0_where_the_rest_is_small_and_a_problem_elsewhere
 
 
 def test_an_answer_of_several_tokens_has_no_probability() -> None:
-    said = Said("Yes", "length", {"Yes": 9.0, "No": 0.0})
-    assert "'Yes, it is' is not among the 2 likeliest tokens" in one(said, yes_or_no(answer="Yes, it is")).problem
+    reply = Said("Yes", "length", {"Yes": 9.0, "No": 0.0})
+    assert "'Yes, it is' is not among the 2 likeliest tokens" in one(reply, yes_or_no(answer="Yes, it is")).problem
 
 
 @pytest.mark.parametrize(
@@ -229,19 +236,19 @@ def test_an_answer_of_several_tokens_has_no_probability() -> None:
         (Said(None, refusal="no people"), "refused: no people"),
     ],
 )
-def test_what_is_no_probability_is_a_problem(said: Said, problem: str) -> None:
+def test_unusable_probabilities_are_problems(said: Said, problem: str) -> None:
     answer = one(said, yes_or_no())
     assert answer.probability is None
     assert answer.problem.startswith(problem)
 
 
-def test_logits_that_broke_down_are_a_problem() -> None:
+def test_logits_that_are_not_finite_are_a_problem() -> None:
     with serving(lambda body: Said("!", "length", {"!": 0.0, "Yes": math.nan})) as server:
         [answer] = ask(ServerJudge("m", server.url), [yes_or_no()])
     assert answer == Answer(problem="the server's logprobs are no probabilities")
 
 
-def test_other_scorings_are_named() -> None:
+def test_other_scorings_are_refused() -> None:
     with pytest.raises(UnknownName, match="`scoring` must be one of 'product'; got 'mean'"):
         one(Said("Yes", "length", LOGITS), yes_or_no("mean"))
 
@@ -259,6 +266,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_passes_is_survived_and_one_that_stays_is_a_problem(fault: str) -> None:
     first = questions(1)[0]
@@ -271,6 +279,7 @@ def test_a_fault_that_passes_is_survived_and_one_that_stays_is_a_problem(fault: 
     assert re.match(FAULTS[fault], answer.problem)
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_200_requests_with_faults_lose_none_and_count_none_twice() -> None:
     kinds = [*FAULTS][:-1] * 4 + ["hold"]  # which takes as long as the timeout
 
@@ -311,10 +320,10 @@ def test_equal_questions_are_asked_once() -> None:
     assert sorted(server.asked.values()) == [1, 1, 1]
 
 
-def test_nobody_listens() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # and does not listen
-        judge = ServerJudge("m", f"http://127.0.0.1:{held.getsockname()[1]}/v1", max_tries=2)
+def test_an_absent_server() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        judge = ServerJudge("m", f"http://127.0.0.1:{closed.getsockname()[1]}/v1", max_tries=2)
         with pytest.raises(JudgeUnavailable, match=f"there is no server at {judge.url}: ConnectError"):
             judge.reply(questions(1), Decoding(), CPU)
         answers = ask(judge, questions(12))
@@ -322,12 +331,12 @@ def test_nobody_listens() -> None:
     assert {a.problem.partition(":")[0] for a in answers} == {"there is no server at http"}
 
 
-def test_an_empty_account_ends_the_asking() -> None:
-    said = Said("you exceeded your quota", status=429, code="insufficient_quota")
-    assert one(said, max_tries=1).problem.endswith("reports insufficient quota: HTTP 429: you exceeded your quota")
+def test_insufficient_quota_makes_the_judge_unavailable() -> None:
+    reply = Said("you exceeded your quota", status=429, code="insufficient_quota")
+    assert one(reply, max_tries=1).problem.endswith("reports insufficient quota: HTTP 429: you exceeded your quota")
 
 
-def test_a_wrong_key_is_told_at_once_and_told_to_nobody(tmp_path: Path) -> None:
+def test_a_wrong_key_is_an_error_at_once_and_never_shown(tmp_path: Path) -> None:
     with serving(echo, api_key="right") as server:
         judge = ServerJudge("m", server.url, api_key=KEY, concurrency=2)
         with pytest.raises(JudgeFailed, match=f"the server at {server.url} does not serve 'm'.*: wrong key: ...") as e:
@@ -335,11 +344,11 @@ def test_a_wrong_key_is_told_at_once_and_told_to_nobody(tmp_path: Path) -> None:
         assert sum(server.asked.values()) <= 2
         right = replace(judge, api_key="right")
         answers = ask(right, questions(2))
-    told = f"{judge!r} {judge.identity()} {judge.signature()} {e.value} {e.value.__cause__} {right!r}"
-    kept = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
+    texts = f"{judge!r} {judge.identity()} {judge.signature()} {e.value} {e.value.__cause__} {right!r}"
+    cached = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
     assert [a.text for a in answers] == [f"re: Question {i}?" for i in range(2)]
-    assert len(kept) == 2
-    for text in (told, *kept):
+    assert len(cached) == 2
+    for text in (texts, *cached):
         assert KEY not in text
         assert "right" not in text
     assert judge == right
@@ -357,8 +366,8 @@ def test_a_model_that_is_not_served() -> None:
 
 
 def test_a_key_that_no_longer_works_ends_no_run() -> None:
-    said = iter([Said("one"), *[Said("expired", status=401)] * 9])
-    with serving(lambda body: next(said)) as server:
+    replies = iter([Said("one"), *[Said("expired", status=401)] * 9])
+    with serving(lambda body: next(replies)) as server:
         judge = ServerJudge("m", server.url, concurrency=1)
         answers = ask(judge, questions(5))
         again = ask(judge, questions(5))
@@ -372,18 +381,18 @@ def test_a_key_that_no_longer_works_ends_no_run() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_spent_budget_stops_and_a_larger_one_asks_the_rest(concurrency: int) -> None:
-    asked = questions(12)
+def test_a_spent_budget_stops_and_a_larger_one_continues(concurrency: int) -> None:
+    conversation = questions(12)
     with serving(lambda body: replace(echo(body), usage=(1000, 100))) as server:
         judge = ServerJudge("m", server.url, price=(1.0, 10.0), max_cost=0.01, concurrency=concurrency)
-        first = ask(judge, asked)
+        first = ask(judge, conversation)
         answered = [a for a in first if a.text]
         assert 5 <= len(answered) < 5 + concurrency
         assert all(a.problem.startswith("`max_cost` of 0.01 is spent, on ") for a in first if not a.text)
         assert judge.usage()["cost"] == pytest.approx(0.002 * len(answered))
-        assert not any(a.text for a in ask(judge, [a for a, b in zip(asked, first, strict=True) if not b.text]))
+        assert not any(a.text for a in ask(judge, [a for a, b in zip(conversation, first, strict=True) if not b.text]))
         assert sum(server.asked.values()) == len(answered)
-        second = ask(replace(judge, max_cost=1.0), asked)
+        second = ask(replace(judge, max_cost=1.0), conversation)
     assert [a.text for a in second] == [f"re: Question {i}?" for i in range(12)]
     assert set(server.asked.values()) == {1}
 
@@ -405,7 +414,7 @@ def stopped_run(server: OpenAIServer, how: signal.Signals, kept: int, cache: Pat
     """A process that asks 40 questions, 4 at a time, and is stopped when it has kept so many answers."""
     code = (
         "import torch; from helpers.openai_server import questions\n"
-        "from lightning_imgmetrics.judges.backends.base import Decoding\n"
+        "from lightning_imgmetrics.judges.backends.question import Decoding\n"
         "from lightning_imgmetrics.judges.backends.server import ServerJudge\n"
         f"judge = ServerJudge('m', {server.url!r}, concurrency=4)\n"
         "judge.ask(questions(40), Decoding(), torch.device('cpu'))"
@@ -422,7 +431,7 @@ def stopped_run(server: OpenAIServer, how: signal.Signals, kept: int, cache: Pat
     return process
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_is_finished_by_another(how: signal.Signals, tmp_path: Path) -> None:
     allowed = threading.Semaphore(20)
     resumed = threading.Event()
@@ -442,7 +451,7 @@ def test_a_run_that_was_stopped_is_finished_by_another(how: signal.Signals, tmp_
     assert set(server.answered.values()) == {1}
 
 
-def test_after_an_error_what_is_under_way_ends_and_nothing_begins() -> None:
+def test_after_an_error_running_work_ends_and_no_more_begins() -> None:
     ended: list[int] = []
     begun = threading.Barrier(3)
 
@@ -456,6 +465,28 @@ def test_after_an_error_what_is_under_way_ends_and_nothing_begins() -> None:
     with pytest.raises(LookupError, match="one"):
         in_threads(run, range(30), 3)
     assert sorted(ended) == [0, 2]
+
+
+def test_an_interrupt_is_raised_at_once_and_no_more_begins() -> None:
+    begun: dict[int, threading.Thread] = {}
+    running, released = threading.Barrier(4), threading.Event()
+
+    def run(i: int) -> None:
+        begun[i] = threading.current_thread()
+        running.wait(10)
+        released.wait(10)
+
+    def interrupt() -> None:
+        running.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(run, range(30), 3)
+    released.set()
+    for thread in [*begun.values()]:
+        thread.join()
+    assert sorted(begun) == [0, 1, 2]
 
 
 # The judge itself
@@ -486,7 +517,7 @@ def test_a_metric_that_holds_it_is_copied_and_pickled() -> None:
     assert set(server.asked.values()) == {1}
 
 
-def test_answers_hang_on_the_model_and_not_on_the_port() -> None:
+def test_cached_answers_depend_on_the_model_and_not_on_the_port() -> None:
     with serving(echo) as a, serving(echo) as b:
         ask(ServerJudge("m", a.url), questions(2))
         ask(ServerJudge("m", b.url), questions(2))
@@ -496,7 +527,7 @@ def test_answers_hang_on_the_model_and_not_on_the_port() -> None:
     assert [body["model"] for body in b.bodies] == ["n", "n", *["m"] * 6]
 
 
-def test_a_fork_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_has_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of("http://127.0.0.1:9/v1", "m", None)
     assert client_of("http://127.0.0.1:9/v1", "m", None) is client
     monkeypatch.setattr(os, "getpid", lambda: -1)

@@ -68,24 +68,25 @@ def panel(n: int = 60, seed: int = 0, raters: int = 3) -> tuple[dict[int, float]
 
 def test_values_are_those_of_the_references() -> None:
     scores, ratings = panel()
-    found = measure(scores, ratings, scale=(1, 5), judge_scale=(1, 5), resamples=50)["overall"]
+    result = measure(scores, ratings, scale=(1, 5), judge_scale=(1, 5), resamples=50)["overall"]
     x, means = list(scores.values()), [sum(r) / 3 for r in ratings.values()]
-    assert found.spearman.value == pytest.approx(spearmanr(x, means).statistic, abs=1e-12)
-    assert found.kendall.value == pytest.approx(kendalltau(x, means).statistic, abs=1e-12)
-    assert found.pearson.value == pytest.approx(pearsonr(x, means).statistic, abs=1e-12)
+    assert result.spearman.value == pytest.approx(spearmanr(x, means).statistic, abs=1e-12)
+    assert result.kendall.value == pytest.approx(kendalltau(x, means).statistic, abs=1e-12)
+    assert result.pearson.value == pytest.approx(pearsonr(x, means).statistic, abs=1e-12)
     singles = [r for given in ratings.values() for r in given]
     rounded = [round(s) for s in x for _ in range(3)]
     expected = cohen_kappa_score(rounded, np.array(singles, int), weights="quadratic", labels=[1, 2, 3, 4, 5])
-    assert found.kappa.value == pytest.approx(expected, abs=1e-12)
-    assert found.alpha.value == pytest.approx(krippendorff_alpha([rounded, singles], "ordinal"), abs=1e-12)
+    assert result.kappa.value == pytest.approx(expected, abs=1e-12)
+    assert result.alpha.value == pytest.approx(krippendorff_alpha([rounded, singles], "ordinal"), abs=1e-12)
     people = krippendorff_alpha(np.array(list(ratings.values())).T, "ordinal")
-    assert found.alpha_people.value == pytest.approx(people, abs=1e-12)
-    assert (found.n, found.n_ratings) == (60, 180)
-    for name, estimate in found.estimates().items():
+    assert result.alpha_people.value == pytest.approx(people, abs=1e-12)
+    assert (result.n, result.n_ratings) == (60, 180)
+    for name, estimate in result.estimates().items():
         assert estimate.interval is not None, name
         assert estimate.interval[0] < estimate.value < estimate.interval[1], name
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     """Of a bivariate normal all four are known: Kendall's tau is 2 / pi asin(rho), and so on."""
     rho, hits, times = 0.6, dict.fromkeys(("pearson", "spearman", "kendall", "pairwise_accuracy"), 0), 50
@@ -94,9 +95,9 @@ def test_intervals_cover_the_truth() -> None:
     random = np.random.default_rng(5)
     for seed in range(times):
         x, y = random.multivariate_normal([0, 0], [[1, rho], [rho, 1]], 60).T
-        found = measure(dict(enumerate(x)), dict(enumerate(y)), resamples=80, seed=seed)["overall"]
+        result = measure(dict(enumerate(x)), dict(enumerate(y)), resamples=80, seed=seed)["overall"]
         for name, value in zip(hits, truth, strict=True):
-            low, high = found.estimates()[name].interval or (0, 0)
+            low, high = result.estimates()[name].interval or (0, 0)
             hits[name] += low <= value <= high
     assert all(0.85 <= hit / times <= 1 for hit in hits.values()), hits
     assert 0.88 <= sum(hits.values()) / len(hits) / times <= 0.99, hits
@@ -133,12 +134,12 @@ def test_pairs_are_those_of_a_prompt() -> None:
 def test_what_is_left_out_is_counted() -> None:
     scores, ratings = panel(12)
     failed = {**scores, 0: math.nan, 1: None, 100: 3.0, 101: math.nan}
-    found = measure(failed, {**ratings, 200: [1]}, resamples=50)
-    c = found["overall"]
+    result = measure(failed, {**ratings, 200: [1]}, resamples=50)
+    c = result["overall"]
     assert (c.n, c.n_failed, c.n_unscored, c.n_unrated) == (10, 2, 1, 2)
     expected = measure({i: scores[i] for i in range(2, 12)}, ratings, resamples=50)["overall"]
     assert c.estimates() == expected.estimates()
-    assert "2 left out as the judge failed, 1 left out as it has no score, 2 left out as nobody rated it" in str(found)
+    assert "2 left out as the judge failed, 1 left out as it has no score, 2 left out as nobody rated it" in str(result)
 
 
 UNDEFINED: list[tuple[dict[str, Any], dict[str, str]]] = [
@@ -171,36 +172,36 @@ UNDEFINED: list[tuple[dict[str, Any], dict[str, str]]] = [
 @pytest.mark.parametrize(("arguments", "reasons"), UNDEFINED)
 def test_what_is_undefined_says_why(arguments: dict[str, Any], reasons: dict[str, str]) -> None:
     given = {"scores": {i: i for i in range(9)}, "ratings": {i: i // 2 for i in range(9)}, "resamples": 20, **arguments}
-    found = measure(**given)
+    result = measure(**given)
     for name, reason in reasons.items():
-        estimate = found["overall"].estimates()[name]
+        estimate = result["overall"].estimates()[name]
         assert (estimate.value, estimate.interval, estimate.reason) == (None, None, reason)
-    assert Calibration.from_json(found.to_json()) == found
-    assert next(iter(reasons.values())) in str(found)
+    assert Calibration.from_json(result.to_json()) == result
+    assert next(iter(reasons.values())) in str(result)
 
 
 def test_an_interval_that_few_samples_leave_undefined() -> None:
-    found = measure({0: 1, 1: 2, 2: 3}, {0: 1, 1: 2, 2: 2}, resamples=200)["overall"].spearman
-    assert found.value == pytest.approx(spearmanr([1, 2, 3], [1, 2, 2]).statistic)
-    assert found.interval is None
-    assert found.reason == f"no interval: {found.n_undefined} of 200 resamples leave it undefined"
-    assert found.n_undefined / 200 == pytest.approx((1 + 8) / 27, abs=0.1)  # all of the first, or none of it
-    assert str(found) == "0.87"
+    result = measure({0: 1, 1: 2, 2: 3}, {0: 1, 1: 2, 2: 2}, resamples=200)["overall"].spearman
+    assert result.value == pytest.approx(spearmanr([1, 2, 3], [1, 2, 2]).statistic)
+    assert result.interval is None
+    assert result.reason == f"no interval: {result.n_undefined} of 200 resamples leave it undefined"
+    assert result.n_undefined / 200 == pytest.approx((1 + 8) / 27, abs=0.1)  # all of the first, or none of it
+    assert str(result) == "0.87"
 
 
 def test_criteria_are_matched_by_name_and_others_are_listed() -> None:
     first, second = panel(20), panel(20, seed=1)
-    found = measure(
+    result = measure(
         {"style": first[0], "content": second[0], "speed": first[0]},
         {"content": second[1], "style": first[1], "humour": first[1]},
         resamples=30,
     )
-    assert list(found.criteria) == ["content", "style"]
-    assert found.unmatched == ("humour", "speed")
-    assert "not compared: humour, speed" in str(found)
-    assert found["style"] == measure(*first, resamples=30)["overall"]
-    named = measure(first[0], {"style": first[1]}, resamples=30)  # scores that name no criterion fit the only one
-    assert named["style"] == found["style"]
+    assert list(result.criteria) == ["content", "style"]
+    assert result.unmatched == ("humour", "speed")
+    assert "not compared: humour, speed" in str(result)
+    assert result["style"] == measure(*first, resamples=30)["overall"]
+    by_name = measure(first[0], {"style": first[1]}, resamples=30)  # scores that name no criterion fit the only one
+    assert by_name["style"] == result["style"]
     assert list(measure({"style": first[0]}, first[1], resamples=30).criteria) == ["style"]
     with pytest.raises(UnknownName, match="`scores` must be one of 'style', 'content'; got 'overall'"):
         measure(first[0], {"style": first[1], "content": second[1]})
@@ -208,16 +209,16 @@ def test_criteria_are_matched_by_name_and_others_are_listed() -> None:
 
 def test_citation_and_files_of_results() -> None:
     scores, ratings = panel()
-    found = measure(scores, ratings, scale=(1, 5), resamples=50)
-    spearman = found["overall"].spearman
+    result = measure(scores, ratings, scale=(1, 5), resamples=50)
+    spearman = result["overall"].spearman
     low, high = spearman.interval or (0, 0)
-    digest = found.ratings_sha256[:8]
+    digest = result.ratings_sha256[:8]
     text = f"spearman={spearman.value:.2f}[{low:.2f},{high:.2f}],n=60,ratings={digest}"
-    assert found.citation() == f"calibrated:{text}"
-    assert Signature.parse(f"metric:judge|{found.citation()}").fields == {"metric": "judge", "calibrated": text}
-    again = Calibration.from_json(found.to_json())
-    assert again == found
-    assert (again.citation(), str(again)) == (found.citation(), str(found))
+    assert result.citation() == f"calibrated:{text}"
+    assert Signature.parse(f"metric:judge|{result.citation()}").fields == {"metric": "judge", "calibrated": text}
+    again = Calibration.from_json(result.to_json())
+    assert again == result
+    assert (again.citation(), str(again)) == (result.citation(), str(result))
     two = measure({"a|b": scores, "c": scores}, {"a|b": ratings, "c": ratings}, resamples=20).citation()
     cited = Signature.parse(two).fields["calibrated"]
     assert cited.startswith("a|b.spearman=")
@@ -238,13 +239,13 @@ def test_the_digest_is_that_of_the_ratings_alone() -> None:
 def test_order_and_seed() -> None:
     scores, ratings = panel(30)
     groups = {i: i % 7 for i in range(30)}
-    found = measure(scores, ratings, groups=groups, scale=(1, 5), resamples=30)
+    result = measure(scores, ratings, groups=groups, scale=(1, 5), resamples=30)
     backwards = ({i: of[i] for i in sorted(of, reverse=True)} for of in (scores, ratings))
     names = {i: f"prompt {-x}" for i, x in groups.items()}
-    assert measure(*backwards, groups=names, scale=(1, 5), resamples=30) == found
+    assert measure(*backwards, groups=names, scale=(1, 5), resamples=30) == result
     other = measure(scores, ratings, groups=groups, scale=(1, 5), resamples=30, seed=1)
-    assert other["overall"].spearman.value == found["overall"].spearman.value
-    assert other["overall"].spearman.interval != found["overall"].spearman.interval
+    assert other["overall"].spearman.value == result["overall"].spearman.value
+    assert other["overall"].spearman.interval != result["overall"].spearman.interval
 
 
 def test_table_for_people() -> None:
@@ -270,10 +271,10 @@ def test_a_metric_against_a_file(tmp_path: Path) -> None:
     scores, ratings = panel(24)
     scores[5] = math.nan
     path = as_csv(tmp_path / "ratings.csv", ratings, lambda i: f"a cat, no. {i // 3}")
-    found = JudgeCalibration(judge(scores), path, scale=(1, 5), resamples=40, seed=2).compute()
+    result = JudgeCalibration(judge(scores), path, scale=(1, 5), resamples=40, seed=2).compute()
     expected = measure(scores, ratings, groups={i: i // 3 for i in range(24)}, scale=(1, 5), resamples=40, seed=2)
-    assert found == expected
-    assert found["overall"].n_failed == 1
+    assert result == expected
+    assert result["overall"].n_failed == 1
     own = JudgeCalibration(judge(scores), path, groups={i: i for i in range(24)}, resamples=40).compute()
     assert own["overall"].estimates() == measure(scores, ratings, resamples=40)["overall"].estimates() | {
         "pairwise_accuracy": own["overall"].pairwise_accuracy
@@ -289,16 +290,16 @@ def test_criteria_of_a_metric_are_its_columns(tmp_path: Path) -> None:
         for k, x in enumerate(given)
     ]
     path = write(tmp_path / "ratings.jsonl", "\n".join(map(json.dumps, rows)))
-    found = JudgeCalibration(judge(scores, style), path, resamples=20).compute()
-    assert found["judge"] == measure(scores, ratings, resamples=20)["overall"]
-    assert found["style"] == measure(style, style_ratings, resamples=20)["overall"]
-    assert found.unmatched == ("humour",)
+    result = JudgeCalibration(judge(scores, style), path, resamples=20).compute()
+    assert result["judge"] == measure(scores, ratings, resamples=20)["overall"]
+    assert result["style"] == measure(style, style_ratings, resamples=20)["overall"]
+    assert result.unmatched == ("humour",)
     metric = judge(scores, style)
     metric.row = (Column("overall"),)  # what names no criterion is compared with the score of the metric all the same
     plain = as_csv(tmp_path / "plain.csv", ratings, str)
     for same in (ratings, plain):
         calibration = JudgeCalibration(metric, same, groups={i: i for i in ratings}, resamples=20).compute()
-        assert calibration["overall"].spearman == found["judge"].spearman
+        assert calibration["overall"].spearman == result["judge"].spearman
 
 
 def graded(rubric: Any, levels: dict[int, float]) -> RubricJudge:
@@ -317,9 +318,9 @@ def test_a_judge_on_a_scale_of_its_own_is_not_rounded_to_that_of_people() -> Non
     levels = {i: 4 + i / 20 for i in range(12)}
     metric = graded(rubric, levels)
     ratings = {i: 1 + i // 3 for i in range(12)}
-    found = JudgeCalibration(metric, ratings, scale=(1, 5), resamples=20).compute()["overall"]
-    assert found.spearman.value is not None
-    for estimate in (found.kappa, found.alpha):
+    result = JudgeCalibration(metric, ratings, scale=(1, 5), resamples=20).compute()["overall"]
+    assert result.spearman.value is not None
+    for estimate in (result.kappa, result.alpha):
         assert (estimate.value, estimate.reason) == (None, "the judge scores 0 to 1, people 1 to 5")
     on_its_own = JudgeCalibration(metric, {"appeal": ratings}, scale=(1, 5), resamples=20).compute()["appeal"]
     expected = measure(levels, ratings, scale=(1, 5), judge_scale=(1, 5), resamples=20)["overall"]
@@ -346,7 +347,7 @@ def test_ranges_of_scores(make: Callable[[], ScoreMetric], own: Any, figures: di
     assert {name: metric.range_of(name) for name in figures} == figures
 
 
-def test_criteria_that_the_judge_has_not_are_refused() -> None:
+def test_criteria_that_the_judge_lacks_are_refused() -> None:
     metric, ratings = judge({0: 1.0, 1: 2.0, 2: 3.0}), {0: 1, 1: 2, 2: 3}
     with pytest.raises(UnknownName, match="`ratings` must be one of 'style', 'judge', 'overall'; got 'stile'"):
         JudgeCalibration(metric, {"stile": ratings}, resamples=20).compute()
@@ -401,7 +402,7 @@ def test_files_that_are_refused(tmp_path: Path, name: str, text: str, error: typ
         JudgeCalibration(judge({0: 1.0, 1: 2.0, 2: 3.0}), path)
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes(b'id,rating\n1,3\n{"\xff')
         with pytest.raises(ShapeError, match="must be UTF-8 text" if name == "a.csv" else "must be UTF-8|not JSON"):

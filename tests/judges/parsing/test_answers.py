@@ -107,7 +107,7 @@ def test_json_in_prose(text: str, value: Any) -> None:
         '{"a": 1}' + " " * 10 + "loop " * 4000,
     ],
 )
-def test_nothing_is_made_up_of_broken_json(text: str) -> None:
+def test_broken_json_is_not_completed(text: str) -> None:
     assert json_in(text) is None
     assert numbers_at(text, "a", scale=(0, 10)) is None
 
@@ -156,8 +156,8 @@ class Facets(pydantic.RootModel[dict[str, int]]): ...
     ],
 )
 def test_schema(text: str, score: int | None) -> None:
-    found = read_json(text, Rating)
-    assert (None if found is None else found.score) == score
+    result = read_json(text, Rating)
+    assert (None if result is None else result.score) == score
 
 
 def test_schema_may_accept_digits_and_aliases() -> None:
@@ -236,8 +236,8 @@ def test_digits() -> None:
     ],
 )
 def test_scores(text: str, scores: list[float] | None) -> None:
-    found = numbers_at(text, scale=(0, 10))
-    assert (None if found is None else list(found.scores)) == scores
+    result = numbers_at(text, scale=(0, 10))
+    assert (None if result is None else list(result.scores)) == scores
 
 
 def test_scores_of_another_key_scale_and_count() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pydantic
@@ -21,6 +22,7 @@ from lightning_imgmetrics.judges.parsing.answers import (
     read_json,
 )
 from lightning_imgmetrics.judges.parsing.decisions import choice_of, preferred_image, yes_no
+from lightning_imgmetrics.judges.parsing.json_text import LONGEST
 
 LABELS = ("Alignment Score", "Style Score")
 
@@ -114,7 +116,7 @@ MORE = [
 ]
 SOUP = st.lists(st.sampled_from([*MARKS, *NUMBERS, *WHOLE, *SAID, *MORE, " ", " "]), max_size=40).map("".join)
 TEXT = st.one_of(SOUP, st.text(max_size=60))
-LOOSE = settings(max_examples=400, deadline=None)
+LOOSE = settings(max_examples=120, deadline=None)
 
 
 def numbers_in(value: Any) -> list[float]:
@@ -127,16 +129,16 @@ def numbers_in(value: Any) -> list[float]:
 
 
 def literals(text: str) -> set[float]:
-    """Every number that stands in the text, in any way of cutting it from its surroundings."""
+    """Every number in the text, however it is cut from its surroundings."""
     runs = re.findall(r"[0-9.eE+-]+", text.replace("\u2212", "-"))
     cuts = (run[i:j] for run in runs for i in range(len(run)) for j in range(i + 1, len(run) + 1))
-    found = set()
+    numbers = set()
     for cut in cuts:
         try:
-            found.add(float(cut))
+            numbers.add(float(cut))
         except ValueError:
             continue
-    return found
+    return numbers
 
 
 @LOOSE
@@ -157,7 +159,7 @@ def test_scores_are_numbers_of_the_text_on_their_scale(text: str) -> None:
 
 @LOOSE
 @given(TEXT)
-def test_decisions_are_one_of_those_asked_for(text: str) -> None:
+def test_decisions_are_among_the_choices(text: str) -> None:
     assert preferred_image(text) in (None, 0, 1, 2)
     assert yes_no(text) in (None, True, False)
     assert choice_of(text, ["a cat", "a dog", "no"]) in (None, "a cat", "a dog", "no")
@@ -165,7 +167,7 @@ def test_decisions_are_one_of_those_asked_for(text: str) -> None:
 
 @LOOSE
 @given(TEXT)
-def test_an_unfinished_thought_is_no_answer(text: str) -> None:
+def test_unfinished_reasoning_is_no_answer(text: str) -> None:
     text = re.sub("</think", "", text)
     assert {name: read(f"7 <think>{text}") for name, read in READERS.items()} == {
         **dict.fromkeys(READERS),
@@ -214,7 +216,7 @@ def test_an_answer_cut_off_inside_its_json_has_no_value(parts: Any, data: st.Dat
     ),
     st.sampled_from(["", "\n```", "\nHope {this} helps, it's 3:4.", " [0]", "**"]),
 )
-def test_what_stands_around_an_answer_does_not_change_it(parts: Any, before: str, after: str) -> None:
+def test_text_around_an_answer_does_not_change_it(parts: Any, before: str, after: str) -> None:
     answer, text = written(parts)
     assert json_in(before + text + after) == answer
     reading = numbers_at(before + text + after, scale=(0, 10))
@@ -224,7 +226,7 @@ def test_what_stands_around_an_answer_does_not_change_it(parts: Any, before: str
 
 
 def loosened(answer: dict[str, Any]) -> str:
-    """The liberties that models take, all at once."""
+    """The errors of syntax that models make, all at once."""
     quoted = answer["reasoning"].replace("\\", "\\\\").replace("'", "\\'")
     scores = "".join(f"+{score}, " for score in answer["score"])
     return f"{{reasoning: '{quoted}', // so it is\n 'score': [{scores}], /* {{ */ other-key: it's fine\n,}}"
@@ -232,7 +234,7 @@ def loosened(answer: dict[str, Any]) -> str:
 
 @LOOSE
 @given(ANSWERS, st.data())
-def test_liberties_do_not_change_an_answer(answer: dict[str, Any], data: st.DataObject) -> None:
+def test_common_errors_of_syntax_do_not_change_an_answer(answer: dict[str, Any], data: st.DataObject) -> None:
     text = loosened(answer)
     reading = numbers_at(text, scale=(0, 10))
     assert reading is not None
@@ -241,43 +243,60 @@ def test_liberties_do_not_change_an_answer(answer: dict[str, Any], data: st.Data
     assert numbers_at(cut, scale=(0, 10)) is None
 
 
-N = 16_384
-HARD = {
-    "braces": "{" * 100_000,
-    "braces_in_bounds": "{" * N,
-    "brackets": "[" * N,
-    "deep": "[1," * (N // 3),
-    "siblings": "[1,[1]," * (N // 7),
-    "closed": "{" * 5_000 + "}" * 5_000,
-    "strict_numbers": '{"score":[1' + ",1" * (N // 2 - 20) + "]}",
-    "numbers": "{score:[1," + "1," * (N // 2 - 20) + "]}",
-    "fewer_numbers": "{score:[" + "1," * 990 + "]}",
-    "objects": "{a:{score:1}}" * (N // 13),
-    "comments": "{/*}" * (N // 4 - 1) + "*/]",
-    "lines": "{//}" * (N // 4 - 1) + "\n]",
-    "quotes": "{'" * (N // 2),
-    "mixed_quotes": "{\"}{'}" * (N // 6),
-    "backslashes": '{"a": "' + "\\" * (N - 10),
-    "spaces": "Style Score: 4" + " " * (N - 20) + "x",
-    "blank_lines": "x" + "\n" * (N - 2) + "x",
-    "digits": "Style Score: " + "1" * (N - 20) + "x",
-    "labels": "Style Score (" * (N // 13),
-    "images": "image 1 " * (N // 8),
-    "better": "image 1 better" + " image" * (N // 6 - 4) + "x",
-    "links": "image 1 is a score of " * (N // 22),
-    "apostrophes": "'" * N,
-    "parentheses": "yes " + "(" * (N - 5) + "x",
-    "sentences": ".\n " * (N // 3),
-    "letters": "(a) " * (N // 4),
-    "thoughts": "<think>" * 100_000,
-    "long_thought": "<think>" + "{[x" * 300_000 + "</think>7",
-    "loop": "the cat " * 100_000,
-}
+def hard(n: int) -> dict[str, str]:
+    """Answers of about n characters, within the limit or many times beyond it, on which a careless parser is slow."""
+    return {
+        "braces": "{" * 6 * n,
+        "braces_in_bounds": "{" * n,
+        "brackets": "[" * n,
+        "deep": "[1," * (n // 3),
+        "siblings": "[1,[1]," * (n // 7),
+        "closed": "{" * (n // 3) + "}" * (n // 3),
+        "strict_numbers": '{"score":[1' + ",1" * (n // 2 - 20) + "]}",
+        "numbers": "{score:[1," + "1," * (n // 2 - 20) + "]}",
+        "fewer_numbers": "{score:[" + "1," * (n // 16) + "]}",
+        "objects": "{a:{score:1}}" * (n // 13),
+        "comments": "{/*}" * (n // 4 - 1) + "*/]",
+        "lines": "{//}" * (n // 4 - 1) + "\n]",
+        "quotes": "{'" * (n // 2),
+        "mixed_quotes": "{\"}{'}" * (n // 6),
+        "backslashes": '{"a": "' + "\\" * (n - 10),
+        "spaces": "Style Score: 4" + " " * (n - 20) + "x",
+        "blank_lines": "x" + "\n" * (n - 2) + "x",
+        "digits": "Style Score: " + "1" * (n - 20) + "x",
+        "labels": "Style Score (" * (n // 13),
+        "images": "image 1 " * (n // 8),
+        "better": "image 1 better" + " image" * (n // 6 - 4) + "x",
+        "links": "image 1 is a score of " * (n // 22),
+        "apostrophes": "'" * n,
+        "parentheses": "yes " + "(" * (n - 5) + "x",
+        "sentences": ".\n " * (n // 3),
+        "letters": "(a) " * (n // 4),
+        "thoughts": "<think>" * 6 * n,
+        "long_thought": "<think>" + "{[x" * 18 * n + "</think>7",
+        "loop": "the cat " * 6 * n,
+    }
 
 
-@pytest.mark.parametrize("name", HARD)
-def test_no_answer_takes_long(name: str) -> None:
-    for reader, read in READERS.items():
-        start = time.process_time()
-        read(HARD[name])
-        assert time.process_time() - start < 1, reader
+@contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError after so many seconds of CPU time: a test that hangs fails."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise TimeoutError(f"more than {seconds:g} s of CPU time")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize("name", hard(LONGEST))
+@pytest.mark.parametrize("n", [1_000, pytest.param(LONGEST, marks=pytest.mark.slow)])
+def test_no_answer_takes_long(name: str, n: int) -> None:
+    for read in READERS.values():
+        with cpu_limit(5):
+            read(hard(n)[name])

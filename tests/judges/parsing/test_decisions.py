@@ -87,7 +87,7 @@ def test_yes_no(text: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["Yes, there is no dog.", "Yes it is", "The answer is yes.", "yes - it has no dog"])
-def test_a_yes_stays_one_whatever_follows(text: str) -> None:
+def test_a_yes_remains_one_whatever_follows(text: str) -> None:
     assert yes_no(text) is True
 
 

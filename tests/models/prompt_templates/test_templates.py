@@ -31,8 +31,8 @@ TEXT = 'Rate {prompt} — from 0 to 10.\nAnswer {"score": 7}.\n'
 
 def card(text: str = TEXT, symbol: str = "PROMPT", **changes: Any) -> TemplateCard:
     digest = hashlib.sha256(text.encode()).hexdigest()
-    made = TemplateCard("rating", "http://127.0.0.1:9/p.py", symbol, digest, len(text), "How good is {prompt}?")
-    return replace(made, **{"slots": ("prompt",) if "{prompt}" in text else (), **changes})
+    built = TemplateCard("rating", "http://127.0.0.1:9/p.py", symbol, digest, len(text), "How good is {prompt}?")
+    return replace(built, **{"slots": ("prompt",) if "{prompt}" in text else (), **changes})
 
 
 def written(folder: Path, source: str, name: str = "p.py") -> Path:
@@ -116,9 +116,9 @@ SOURCES = {
 @pytest.mark.parametrize(("source", "symbol", "text"), SOURCES.values(), ids=SOURCES)
 def test_a_text_is_read_from_its_source(source: str, symbol: str, text: str, tmp_path: Path) -> None:
     path = written(tmp_path, source)
-    wanted = card(text, symbol)
-    assert find_template(wanted, path) == Template(text, hashlib.sha256(text.encode()).hexdigest()[:8])
-    assert find_template(replace(wanted, sha256=wanted.sha256[:6]), str(path)).origin == wanted.sha256[:8]
+    target = card(text, symbol)
+    assert find_template(target, path) == Template(text, hashlib.sha256(text.encode()).hexdigest()[:8])
+    assert find_template(replace(target, sha256=target.sha256[:6]), str(path)).origin == target.sha256[:8]
 
 
 FIELDS = {
@@ -142,41 +142,41 @@ FIELDS = {
 def test_placeholders_are_read(source: str, constant: str, text: str, tmp_path: Path) -> None:
     """The digest is that of the constant text: a field is empty there, and what is spelled in a text is not."""
     symbol = "PROMPT.return" if source.startswith("def") else "PROMPT"
-    found = find_template(card(constant, symbol, slots=("prompt",)), written(tmp_path, source))
-    assert (found.text, found.slots) == (text, ("prompt",))
-    assert found.origin == hashlib.sha256(constant.encode()).hexdigest()[:8]
-    assert found.fill(prompt="{x}") == text.replace("{prompt}", "{x}")
+    result = find_template(card(constant, symbol, slots=("prompt",)), written(tmp_path, source))
+    assert (result.text, result.slots) == (text, ("prompt",))
+    assert result.origin == hashlib.sha256(constant.encode()).hexdigest()[:8]
+    assert result.fill(prompt="{x}") == text.replace("{prompt}", "{x}")
 
 
 def test_a_placeholder_that_is_not_there(tmp_path: Path) -> None:
     """The digest of a text does not tell what its fields are called."""
-    wanted = card("Rate []", slots=("prompt",))
-    assert find_template(wanted, written(tmp_path, "PROMPT = f'Rate [{prompt}]'")).fill(prompt="x") == "Rate [x]"
+    target = card("Rate []", slots=("prompt",))
+    assert find_template(target, written(tmp_path, "PROMPT = f'Rate [{prompt}]'")).fill(prompt="x") == "Rate [x]"
     path = written(tmp_path, "caption = ''\nPROMPT = f'Rate [{caption}]'")
     with pytest.raises(WeightsMismatch, match=rf"{path} has no placeholder 'prompt' in the prompt rating"):
-        find_template(wanted, path)
+        find_template(target, path)
     with pytest.raises(WeightsMismatch, match=r"'caption', which is neither a text nor one of the .*\['prompt'\]"):
-        find_template(wanted, written(tmp_path, "PROMPT = f'Rate [{caption}]'"))
+        find_template(target, written(tmp_path, "PROMPT = f'Rate [{caption}]'"))
 
 
 def test_doubled_braces_of_a_text_for_str_format(tmp_path: Path) -> None:
     """What would be left after `format` stays, though it looks like a placeholder."""
     source = '{{\n  "{{level2}}": {{"{{level3}}": {{"score": 0|1}}}}\n}} of {dim}, {{{dim}}}, {{dim2}}'
-    wanted = card(source, slots=("dim",), escaped=True)
+    target = card(source, slots=("dim",), escaped=True)
     for dim in ("Quality", "{{level2}} {level3} {dim}", '{"a": 1}'):
-        found = find_template(wanted, written(tmp_path, f"PROMPT = {source!r}"))
-        assert found.fill(dim=dim) == source.format(dim=dim)
-    plain = find_template(replace(wanted, escaped=False), tmp_path / "p.py")
+        result = find_template(target, written(tmp_path, f"PROMPT = {source!r}"))
+        assert result.fill(dim=dim) == source.format(dim=dim)
+    plain = find_template(replace(target, escaped=False), tmp_path / "p.py")
     assert plain.text == source
 
 
 def test_several_symbols_are_joined_by_newlines(tmp_path: Path) -> None:
     source = "A = 'Judge.\\n'\nclass C:\n  B = 'Text: <prompt>'\n"
     text = "Judge.\n\nText: <prompt>\nJudge.\n"
-    wanted = card(text, slots=("prompt",), symbol=("A", "C.B", "A"))
-    assert find_template(wanted, written(tmp_path, source)).fill(prompt="x") == text.replace("<prompt>", "x")
+    target = card(text, slots=("prompt",), symbol=("A", "C.B", "A"))
+    assert find_template(target, written(tmp_path, source)).fill(prompt="x") == text.replace("<prompt>", "x")
     with pytest.raises(WeightsMismatch, match=r"has no 'D'; its texts are A, C.B$"):
-        find_template(replace(wanted, symbol=("A", "D")), tmp_path / "p.py")
+        find_template(replace(target, symbol=("A", "D")), tmp_path / "p.py")
 
 
 def test_a_folder_of_sources(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_text_that_only_running_the_source_would_make(value: str, found: str, 
         find_template(card(), path)
 
 
-def test_an_argument_hides_the_text_that_the_module_calls_so(tmp_path: Path) -> None:
+def test_an_argument_hides_a_text_of_the_module_with_its_name(tmp_path: Path) -> None:
     path = written(tmp_path, "a = 'x'\ndef g(a, *, b='y'):\n    return a + b\n")
     with pytest.raises(WeightsMismatch, match="line 3 has 'a', which is neither a text nor"):
         find_template(card("xy", "g.return"), path)
@@ -264,25 +264,25 @@ def test_a_file_that_is_no_source(content: bytes, tmp_path: Path) -> None:
 def test_another_text_is_an_error_wherever_it_lies(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]
 ) -> None:
-    """The text could be downloaded, and the generic wording is there."""
-    wanted = card(source=f"{server[0]}/p.py")
+    """The text could be downloaded, and the generic template is there."""
+    target = card(source=f"{server[0]}/p.py")
     monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
-    kept = cached(tmp_path, wanted)
-    kept.parent.mkdir(parents=True)
+    entry = cached(tmp_path, target)
+    entry.parent.mkdir(parents=True)
     other = TEXT.replace("7", "8")
     path = {
         "path": written(tmp_path, f"PROMPT = {other!r}"),
         "shelf": written(tmp_path / "shelf", f"PROMPT = {other!r}"),
-        "cache": written(kept.parent, f"PROMPT = {other!r}", kept.name),
+        "cache": written(entry.parent, f"PROMPT = {other!r}", entry.name),
     }[place]
     if place != "shelf":
         (tmp_path / "shelf" / "p.py").unlink()
     digest = hashlib.sha256(other.encode()).hexdigest()
     with pytest.raises(WeightsMismatch) as caught:
-        find_template(wanted, path if place == "path" else None)
+        find_template(target, path if place == "path" else None)
     for part in (
         str(path),
-        wanted.sha256,
+        target.sha256,
         digest,
         f"expected {len(TEXT)} characters",
         f"found {len(other)} characters",
@@ -304,25 +304,25 @@ def test_length_and_digest_are_both_checked(tmp_path: Path) -> None:
 def test_lookup_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]) -> None:
     """Each place in turn has the only whole file; an earlier one would raise, a later one would too."""
     url, served = server
-    wanted = card(source=f"{url}/p.py")
+    target = card(source=f"{url}/p.py")
     mine = written(tmp_path / "mine", f"PROMPT = {TEXT!r}")
     shelf = written(tmp_path / "shelf", "PROMPT = 'other'")
-    kept = cached(tmp_path, wanted)
-    kept.parent.mkdir(parents=True)
-    kept.write_text("PROMPT = 'other'")
+    entry = cached(tmp_path, target)
+    entry.parent.mkdir(parents=True)
+    entry.write_text("PROMPT = 'other'")
     monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
-    assert find_template(wanted, mine).text == TEXT
+    assert find_template(target, mine).text == TEXT
     mine.unlink()
     with pytest.raises(MissingWeights, match=rf"`path` for rating must be an existing file, or a .* got '{mine}'"):
-        find_template(wanted, mine)
+        find_template(target, mine)
     shelf.write_text(f"PROMPT = {TEXT!r}")
-    assert find_template(wanted).text == TEXT
+    assert find_template(target).text == TEXT
     shelf.unlink()
-    kept.write_text(f"PROMPT = {TEXT!r}")
-    assert find_template(wanted).text == TEXT
+    entry.write_text(f"PROMPT = {TEXT!r}")
+    assert find_template(target).text == TEXT
     assert served == []
-    kept.unlink()
-    assert find_template(wanted).text == TEXT
+    entry.unlink()
+    assert find_template(target).text == TEXT
     assert served == ["/p.py"]
 
 
@@ -338,65 +338,65 @@ def test_one_download_for_all_and_none_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, list[str]]
 ) -> None:
     url, served = server
-    wanted = card(source=f"{url}/p.py")
+    target = card(source=f"{url}/p.py")
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: find_template(wanted), range(4)))
-    expected = Template(TEXT, wanted.sha256[:8], ("prompt",))
-    assert found == {expected}
+        result = set(pool.map(lambda _: find_template(target), range(4)))
+    expected = Template(TEXT, target.sha256[:8], ("prompt",))
+    assert result == {expected}
     (tmp_path / "www" / "p.py").unlink()
     monkeypatch.setenv("IMGMETRICS_OFFLINE", "1")
-    assert find_template(wanted) == expected
-    assert find_template(replace(wanted, name="another of this source")) == expected
+    assert find_template(target) == expected
+    assert find_template(replace(target, name="another of this source")) == expected
     assert served == ["/p.py"]
-    kept = [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"]
-    assert kept == [cached(tmp_path, wanted)]
-    assert kept[0].read_text() == f"PROMPT = {TEXT!r}"
+    entry = [path for path in (tmp_path / "cache" / "templates").iterdir() if path.suffix != ".lock"]
+    assert entry == [cached(tmp_path, target)]
+    assert entry[0].read_text() == f"PROMPT = {TEXT!r}"
 
 
 def test_a_download_of_another_text_is_an_error_and_leaves_nothing(
     tmp_path: Path, server: tuple[str, list[str]]
 ) -> None:
-    wanted = card(source=f"{server[0]}/p.py", sha256="00000000")
+    target = card(source=f"{server[0]}/p.py", sha256="00000000")
     with pytest.raises(WeightsMismatch, match=rf"{server[0]}/p.py does not hold the prompt rating"):
-        find_template(wanted)
+        find_template(target)
     assert [path for path in (tmp_path / "cache").rglob("*.py") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(("file", "reason"), [("gone.py", "404"), ("short.py", "IncompleteRead")])
 def test_a_failed_download_is_an_error(file: str, reason: str, tmp_path: Path, server: tuple[str, list[str]]) -> None:
-    """On one rank of several it must not lead to another wording than on the rest."""
+    """On one rank of several it must not lead to another prompt than on the others."""
     with pytest.raises(MissingWeights, match=rf"{reason}.*Fetch {server[0]}/{file} .*`template`.*IMGMETRICS_OFFLINE=1"):
         find_template(card(source=f"{server[0]}/{file}"))
     assert [path for path in (tmp_path / "cache").rglob("*.py") if path.is_file()] == []
 
 
-def test_who_waited_for_a_failure_does_not_try_again(server: tuple[str, list[str]]) -> None:
-    wanted = card(source=f"{server[0]}/slow.py")
+def test_waiting_for_a_download_that_fails_is_not_followed_by_another(server: tuple[str, list[str]]) -> None:
+    target = card(source=f"{server[0]}/slow.py")
     with ThreadPoolExecutor(4) as pool:
-        failed = [pool.submit(find_template, wanted) for _ in range(4)]
+        failed = [pool.submit(find_template, target) for _ in range(4)]
     reasons = sorted(str(future.exception()) for future in failed)
     assert server[1] == ["/slow.py"]
     assert all(isinstance(future.exception(), MissingWeights) for future in failed)
     assert ["another process tried and failed" in reason for reason in reasons].count(True) == 3
     with pytest.raises(MissingWeights, match="404"):  # later, one tries again
-        find_template(wanted)
+        find_template(target)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "IMGMETRICS_OFFLINE"])
-def test_offline_gives_the_generic_wording_with_one_warning(
+def test_offline_gives_the_generic_template_with_one_warning(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: tuple[str, list[str]]
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    wanted = card(source=f"{server[0]}/p.py")
+    target = card(source=f"{server[0]}/p.py")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert find_template(wanted) == Template("How good is {prompt}?", "generic", ("prompt",))
+        assert find_template(target) == Template("How good is {prompt}?", "generic", ("prompt",))
         monkeypatch.setenv("IMGMETRICS_WEIGHTS", str(tmp_path / "shelf"))
-        find_template(wanted)
+        find_template(target)
     assert server[1] == []
     assert [(w.category, w.filename) for w in caught] == [(UserWarning, __file__)] * 2
     for warning, place in zip(caught, ("$IMGMETRICS_WEIGHTS/p.py", f"{tmp_path}/shelf/p.py"), strict=True):
-        for part in (wanted.source, f"put it at {place}", "template=generic", "OFFLINE is set"):
+        for part in (target.source, f"put it at {place}", "template=generic", "OFFLINE is set"):
             assert part in str(warning.message)
 
 
@@ -416,7 +416,7 @@ def test_values_that_do_not_fit_the_placeholders(values: dict[str, Any]) -> None
         Template(TEXT, "generic", ("prompt",)).fill(**values)
 
 
-def test_the_generic_wording_of_hpsv3_has_its_structure() -> None:
+def test_the_generic_template_of_hpsv3_has_its_structure() -> None:
     with pytest.warns(UserWarning, match="modelscope/DiffSynth-Studio/fed7b18fac2ed4cb802796eec91970e7659bccde"):
         instruction, suffix = find_template(HPSV3_INSTRUCTION), find_template(HPSV3_SUFFIX)
     assert instruction.origin == suffix.origin == "generic"
@@ -430,9 +430,9 @@ def test_the_generic_wording_of_hpsv3_has_its_structure() -> None:
     assert instruction.fill(text_prompt=prompt).count(prompt) == 1
     assert suffix.fill().endswith("<|Reward|>")
     assert suffix.text.count("<|Reward|>") == 1
-    for made, known in ((HPSV3_INSTRUCTION, instruction), (HPSV3_SUFFIX, suffix)):
-        assert len(known.text) != made.length
-        assert len(made.sha256) == 64
+    for built, expected in ((HPSV3_INSTRUCTION, instruction), (HPSV3_SUFFIX, suffix)):
+        assert len(expected.text) != built.length
+        assert len(built.sha256) == 64
 
 
 @pytest.mark.skipif(
