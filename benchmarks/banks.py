@@ -25,6 +25,7 @@ from lightning_imgmetrics import (
     MetricSuite,
     PrecisionRecall,
 )
+from lightning_imgmetrics._compat.torchmetrics import forget_value
 
 
 def kid(sizes: Sizes) -> Iterator[Row]:
@@ -38,25 +39,27 @@ def kid(sizes: Sizes) -> Iterator[Row]:
         for ids, block in _numbered(n, real):
             ours.update_features({"features": block}, real=real, ids=ids)
             theirs.update(block, real=real)
-    fed = {name: list(getattr(ours, name)) for name in ("real_bank", "fake_bank")}
+    batches = {name: content.map(_same) for name, content in ours.contents.items()}
+    values: dict[str, Any] = {}
 
-    found: dict[str, Any] = {}
-
-    def compute_ours() -> None:
-        for name, batches in fed.items():  # as it was fed: the first compute sorts the batches into one bank
-            setattr(ours, name, list(batches))
-        ours._computed = None
-        found["ours"] = ours.compute()
+    def compute_ours() -> None:  # from the batches as they came: the first compute sorts them into one bank
+        ours.contents = {name: content.map(_same) for name, content in batches.items()}
+        forget_value(ours)
+        values["ours"] = ours.compute()
 
     def compute_theirs() -> None:
-        theirs._computed = None
-        found["theirs"] = theirs.compute()
+        forget_value(theirs)
+        values["theirs"] = theirs.compute()
 
     ours_s, theirs_s = timed(compute_ours, compute_theirs, repeats=2)
     what = f"KID of 2 x {n} features, 100 subsets of {sizes.subset}, vs torchmetrics"
     yield row(what, ours_s, theirs_s, "1x")
-    values = [f"{float(mean):.6f} ± {float(std):.6f}" for mean, std in found.values()]
-    yield note("- mean and standard deviation over the subsets, which are not the same", *values)
+    texts = [f"{float(mean):.6f} ± {float(std):.6f}" for mean, std in values.values()]
+    yield note("- mean and standard deviation over the subsets, which are not the same", *texts)
+
+
+def _same(part: str, x: Tensor) -> Tensor:
+    return x
 
 
 def _numbered(n: int, real: bool) -> Iterator[tuple[range, Tensor]]:
@@ -75,10 +78,10 @@ def manifold(sizes: Sizes) -> Iterator[Row]:
     real, fake = (torch.cat([block for _, block in _numbered(n, side)]) for side in (True, False))
 
     def ours(k: int, *, strict: bool, all_four: bool) -> dict[str, float]:
-        rows, chosen = Rows(), {"nearest_k": k, "strict": strict}
-        metrics: dict[str, Any] = {"precision": PrecisionRecall("precision", rows, **chosen)}
+        rows, options = Rows(), {"nearest_k": k, "strict": strict}
+        metrics: dict[str, Any] = {"precision": PrecisionRecall("precision", rows, **options)}
         if all_four:
-            metrics["density"] = DensityCoverage("density", rows, **chosen)
+            metrics["density"] = DensityCoverage("density", rows, **options)
         measured = MetricSuite(metrics)
         for features, is_real in ((real, True), (fake, False)):
             for m in metrics.values():
@@ -118,12 +121,12 @@ def _pair(what: str, ours: Callable[[], dict[str, float]], theirs: Callable[[], 
     ours_s, theirs_s = timed(*runs, repeats=2, warm_up=False)
     yield row(what, ours_s, theirs_s, "1x")
     difference = max(abs(values[0][name] - value) for name, value in values[1].items())
-    found = ", ".join(f"{name} {values[0][name]:.4f}" for name in values[1])
-    yield note(f"- largest difference of a value ({found})", f"{difference:.1e}")
+    texts = ", ".join(f"{name} {values[0][name]:.4f}" for name in values[1])
+    yield note(f"- largest difference of a value ({texts})", f"{difference:.1e}")
 
 
 class Use(NamedTuple):
-    """What a metric took: GB before the first feature and at the peak, seconds of `compute`."""
+    """What a metric needs: GB before the first feature and at the peak, seconds of `compute`."""
 
     start: float
     peak: float
@@ -154,7 +157,7 @@ def memory(sizes: Sizes) -> Iterator[Row]:
 
 
 def _apart(name: str, whose: str, sizes: Sizes) -> Use | str:
-    """`_use` in a fresh process, or what became of it."""
+    """`_use` in a fresh process, or that it was killed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_use, name, whose, sizes, torch.get_num_threads()).result()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns on a clock, rows of a Markdown table, random weights, images and features."""
+"""What the benchmarks share: timing in turns, rows of a Markdown table, random weights, images and features."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SMALL = Sizes(images=8, pixels=64, batch=4, features=1500, subset=200, points=50
 
 
 def timed(*functions: Callable[[], Any], repeats: int = 3, warm_up: bool = True) -> list[float]:
-    """Median seconds of each function; they take turns, so that a drift of the machine meets all of them."""
+    """Median seconds of each function; they take turns, so that a drift of the machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + warm_up):
-        for function, taken in zip(functions, seconds, strict=True):
+        for function, own in zip(functions, seconds, strict=True):
             start = time.perf_counter()
             function()
             if turn >= warm_up:
-                taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in seconds]
+                own.append(time.perf_counter() - start)
+    return [statistics.median(own) for own in seconds]
 
 
 def row(what: str, ours: float, theirs: float, aim: str = "") -> Row:
@@ -50,12 +50,12 @@ def row(what: str, ours: float, theirs: float, aim: str = "") -> Row:
 
 
 def note(what: str, ours: str, theirs: str = "", aim: str = "") -> Row:
-    """A row of something else than seconds."""
+    """A row of anything but seconds."""
     return what, ours, theirs, "", aim
 
 
 def show(rows: Iterable[Row]) -> None:
-    """Print the table, each row as soon as it is known."""
+    """Print the table, each row as soon as it has been measured."""
     warnings.filterwarnings("ignore")
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| what | ours | theirs | ratio | aim |\n|---|---|---|---|---|")
@@ -104,7 +104,7 @@ def pool_features(n: int, seed: int, *, shift: float = 0.0, block: int = 500) ->
 
 
 class Rows(nn.Module):
-    """Features in the place of images, or images of one pixel row: all but the network is measured."""
+    """Takes features instead of images, or images of one pixel row, so that all but the network is measured."""
 
     num_features = D
 

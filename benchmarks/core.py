@@ -96,7 +96,7 @@ def _sync_rank(rank: int, size: int, store: str, ours: bool, out: str) -> None:
     for real in (True, False):
         metric.update(torch.randint(256, (32, 3, 26, 27), dtype=torch.uint8), real=real)
     dist.barrier()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the memory in use now
     before = peak_memory()
     seconds = []
     for _ in range(3):
@@ -161,14 +161,14 @@ def callback() -> Iterator[Row]:
 
     images = torch.randint(256, (512, 3, 64, 64), dtype=torch.uint8)
     metrics = {"fd": FrechetDistance(), "diversity": LPIPSDiversity("digits-clip")}
-    guest = ImageMetricsCallback(
+    monitor = ImageMetricsCallback(
         metrics, reference=images[:64], prompts=["a", "b"], num_samples=8192, batch_size=64, cache=False, progress=False
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_steps=1,
             logger=pl.loggers.TensorBoardLogger(folder),
-            callbacks=[guest],
+            callbacks=[monitor],
             accelerator="cpu",
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -178,11 +178,11 @@ def callback() -> Iterator[Row]:
         module = Still()
         trainer.fit(module, torch.utils.data.DataLoader(images[:8]))
         start = time.perf_counter()
-        guest.evaluate(trainer, module)
+        monitor.evaluate(trainer, module)
         total = time.perf_counter() - start
-    work = guest.history[-1]["seconds"]["sampling"] + guest.history[-1]["seconds"]["networks"]
+    work = monitor.history[-1]["seconds"]["sampling"] + monitor.history[-1]["seconds"]["networks"]
     yield (
-        "callback, 8192 images of 64 px: all of an evaluation; sampling and networks",
+        "callback, 8192 images of 64 px: a whole evaluation; sampling and networks",
         f"{total:.2f} s",
         f"{work:.2f} s",
         "",

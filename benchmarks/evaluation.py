@@ -109,13 +109,13 @@ def suite(sizes: Sizes) -> Iterator[Row]:
     }
     with tempfile.TemporaryDirectory() as folder:
         weights = random_inception(folder)
-        given: dict[str, Any] = {"feature_extractor_weights_path": weights}
-        fid = FrechetInceptionDistance(**given)
+        own: dict[str, Any] = {"feature_extractor_weights_path": weights}
+        fid = FrechetInceptionDistance(**own)
         ours = MetricSuite(
             {
                 "fid": fid,
-                "kid": KernelInceptionDistance(subset_size=subset, **given),
-                "inception_score": InceptionScore(**given),
+                "kid": KernelInceptionDistance(subset_size=subset, **own),
+                "inception_score": InceptionScore(**own),
                 "precision": PrecisionRecall("precision", fid.extractor),
             }
         )
@@ -126,7 +126,7 @@ def suite(sizes: Sizes) -> Iterator[Row]:
         def feed_ours() -> None:
             ours.reset()
             for m in ours.named().values():
-                m._memo = {}  # else the second turn would find the reference's factor and radii
+                m.memo.clear()  # else the second turn would find the reference's factor and radii
             for is_real, images in sides.items():
                 for ids in torch.arange(n).split(sizes.batch):
                     ours.update(images[ids], real=is_real, ids=ids)
@@ -156,7 +156,7 @@ def suite(sizes: Sizes) -> Iterator[Row]:
                 batch_size=sizes.batch,
                 cache=False,
                 verbose=False,
-                **given,
+                **own,
             )
 
         steps = (feed_ours, ours.results, feed_theirs, compute_theirs, precision_recall)
@@ -218,7 +218,7 @@ SECTIONS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all")
-    parser.add_argument("--threads", type=int, help="of every library here; default: as each finds right")
+    parser.add_argument("--threads", type=int, help="of every library here; default: as each of them chooses")
     parser.add_argument("--small", action="store_true", help="a smoke run")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):

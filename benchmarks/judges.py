@@ -1,10 +1,10 @@
-"""Speed of asking judges, as ratios within one run on one machine: what the package adds to the answers' own time.
+"""Speed of questions to judges, as ratios within one run on one machine: what is added to the time of the answers.
 
     python benchmarks/judges.py               # all of it, about a minute on 2 cores
     python benchmarks/judges.py --small       # to see that it runs
 
-The server runs here and takes 50 ms for an answer, as a fast one does. Theirs: the plain `openai` client in a loop, as
-published scripts ask, and in a thread pool of the same width.
+The server runs on this machine and takes 50 ms for an answer, as a fast one does. Theirs: the plain `openai` client in
+a loop, as in published scripts, and in a thread pool of the same width.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from lightning_imgmetrics.judges.backends.question import IMAGE
 
 _SECONDS = 0.05
 _WIDTH = 16
-_SAID = {"role": "assistant", "content": json.dumps({"reasoning": "it is so", "score": 4})}
+_MESSAGE = {"role": "assistant", "content": json.dumps({"reasoning": "it is so", "score": 4})}
 _REPLY = json.dumps(
     {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
         "model": "m",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": _SAID}],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": _MESSAGE}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     }
 ).encode()
 
 
 class _Slow(BaseHTTPRequestHandler):
-    """Says the same to everyone."""
+    """Gives every question the same answer."""
 
     protocol_version = "HTTP/1.1"
 
@@ -72,7 +72,7 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-def asked(sizes: Sizes) -> list[Question]:
+def questions_about_images(sizes: Sizes) -> list[Question]:
     images = smooth_images(sizes.images, sizes.pixels, 0)
     return [Question((image,), (turn(IMAGE, f"question {i}?"),)) for i, image in enumerate(images)]
 
@@ -81,7 +81,7 @@ def remote(sizes: Sizes) -> Iterator[Row]:
     """Questions to a server."""
     from openai import OpenAI
 
-    questions, cpu = asked(sizes), torch.device("cpu")
+    questions, cpu = questions_about_images(sizes), torch.device("cpu")
     with server() as url:
         client = OpenAI(base_url=url, api_key="none")
         judge = ServerJudge("m", url, concurrency=_WIDTH, cache=False)
@@ -107,8 +107,8 @@ def remote(sizes: Sizes) -> Iterator[Row]:
         yield row(f"- vs a pool of {_WIDTH} threads", mine, pooled)
 
 
-def remembered(sizes: Sizes) -> Iterator[Row]:
-    """A rubric over a batch, asked for the first time and again."""
+def cached(sizes: Sizes) -> Iterator[Row]:
+    """A rubric over a batch, for the first time and again."""
     images: Tensor = smooth_images(sizes.images, sizes.pixels, 1)
     with server() as url:
         judge = ServerJudge("m", url, concurrency=_WIDTH)
@@ -132,7 +132,7 @@ def main() -> None:
     os.environ["NO_PROXY"] = "*"
     with tempfile.TemporaryDirectory() as cache:
         os.environ["IMGMETRICS_CACHE"] = cache
-        show(row for part in (remote, remembered) for row in part(sizes))
+        show(row for part in (remote, cached) for row in part(sizes))
 
 
 if __name__ == "__main__":

@@ -49,26 +49,26 @@ class Run:
 
 def run(fid: Callable[[Job], float], distance: str, job: Job) -> Run:
     """One evaluation, from nothing loaded to the value."""
-    with clocked(distance) as spent, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with timed_calls(distance) as durations, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         start = time.perf_counter()
         value = fid(job)
-        return Run(float(value), time.perf_counter() - start, sum(spent))
+        return Run(float(value), time.perf_counter() - start, sum(durations))
 
 
 @contextmanager
-def clocked(name: str) -> Iterator[list[float]]:
+def timed_calls(name: str) -> Iterator[list[float]]:
     """The seconds of each call of the function of that dotted name."""
-    function, spent = pkgutil.resolve_name(name), []
+    function, durations = pkgutil.resolve_name(name), []
 
     def measured(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         try:
             return function(*args, **kwargs)
         finally:
-            spent.append(time.perf_counter() - start)
+            durations.append(time.perf_counter() - start)
 
     with mock.patch(name, measured):
-        yield spent
+        yield durations
 
 
 OURS = "lightning_imgmetrics.metrics.distribution.frechet.FrechetDistance.distance"
