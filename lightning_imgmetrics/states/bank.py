@@ -28,6 +28,11 @@ class Bank(State):
     table = True
     keyed = True
     host = True
+    kind = "features"
+
+    def __str__(self) -> str:
+        number = "all" if self.size is None else self.size
+        return f"{number} features ({str(self.dtype).split('.')[-1]}, d = {self.d})"
 
     @property
     def _pad(self) -> int:
@@ -64,6 +69,17 @@ class Bank(State):
         """Sample ids (k,) int64, negative for a sample without one."""
         bits = state[:, : self._pad].clone(memory_format=torch.contiguous_format)  # even for one row, or none
         return bits.view(torch.int64)[:, 0]
+
+    def count(self, state: Tensor) -> int:
+        """The number of samples."""
+        return len(state)
+
+    def of_bank(self, bank: Bank, features: Tensor) -> Tensor | None:
+        """The state of a smaller or narrower bank; None where the other holds too few samples, or too coarsely."""
+        enough = bank.size is None or (self.size is not None and self.size <= bank.size)
+        if not enough or bank.d != self.d or bank.dtype.itemsize < self.dtype.itemsize:
+            return None
+        return self.of(self.rows(bank.features(features), bank.ids(features)))
 
     def features(self, state: Tensor) -> Tensor:
         """The vectors (k, d), a view."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_imgmetrics.states.bank import Bank
 from lightning_imgmetrics.states.base import State
 from lightning_imgmetrics.states.hash import uniform_hash
 
@@ -25,6 +26,10 @@ class Moments(State):
     d: int
     table = False
     keyed = False
+    kind = "moments"
+
+    def __str__(self) -> str:
+        return f"moments (d = {self.d})"
 
     def empty(self) -> Tensor:
         return torch.zeros(1 + self.d + self.d**2, dtype=torch.float64)
@@ -75,6 +80,19 @@ class Moments(State):
     def pack(self, count: float, mean: Tensor, cov: Tensor) -> Tensor:
         """The state of `count` >= 2 samples with this mean (d,) and sample covariance (d, d)."""
         return torch.cat([mean.new_tensor([count]), mean, (cov * (count - 1)).flatten()]).double()
+
+    def count(self, state: Tensor) -> int:
+        """The number of samples."""
+        return int(state[0])
+
+    def of_bank(self, bank: Bank, features: Tensor) -> Tensor | None:
+        """The state of all samples of a bank; None where it holds some of them only, or too coarsely."""
+        if bank.size is not None or bank.dtype.itemsize < 4 or bank.d != self.d:
+            return None
+        state = self.empty()
+        for part in bank.features(features).split(4096):
+            state = self.add(state, part)
+        return state
 
     def split(self, state: Tensor) -> list[tuple[Moments, Tensor]]:
         """The parts of a state that `reduce_moments` merges over ranks."""

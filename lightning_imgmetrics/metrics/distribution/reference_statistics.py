@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -45,6 +44,15 @@ class Entry:
     state: Bank | Moments
     value: Tensor
 
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return self.state.count(self.value)
+
+    def converted(self, state: Bank | Moments) -> Tensor | None:
+        """The value for another state, made of features; None where there are none, too few, or too coarse ones."""
+        return state.of_bank(self.state, self.value) if self.state.kind == Bank.kind else None  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
@@ -68,10 +76,10 @@ class ReferenceStatistics:
                 value = stream.read().cpu().contiguous()
                 value = value if stream.state.table else value.clone()  # sums change in place
                 entries[str(signature), repr(stream.state)] = Entry(signature, stream.state, value)  # type: ignore[arg-type]
-        counts = {_count(entry) for entry in entries.values()}
+        counts = {entry.count for entry in entries.values()}
         if not counts or max(counts) == 0:
             raise NotEnoughSamples("the reference", 0, 2, "update the metrics with reference images first")
-        sizes = [_count(e) for e in entries.values() if getattr(e.state, "size", None) is None and _count(e) < UNKNOWN]
+        sizes = [e.count for e in entries.values() if getattr(e.state, "size", None) is None and e.count < UNKNOWN]
         return cls(tuple(entries.values()), max(sizes, default=None), content)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -80,10 +88,10 @@ class ReferenceStatistics:
         described = [
             {
                 "signature": str(entry.signature),
-                "kind": "features" if isinstance(entry.state, Bank) else "moments",
+                "kind": entry.state.kind,
                 "d": entry.state.d,
                 "size": getattr(entry.state, "size", None),
-                "n": _count(entry),
+                "n": entry.count,
                 "ddof": 1,
             }
             for entry in self.entries
@@ -122,7 +130,7 @@ class ReferenceStatistics:
             raise IncompatibleStates(f"{path} is not a whole statistics file: {error}") from error
         entries = []
         for described, value in zip(about["entries"], values, strict=True):
-            features = described["kind"] == "features"
+            features = described["kind"] == Bank.kind
             state = Bank(described["d"], described["size"], value.dtype) if features else Moments(described["d"])
             if value.shape[-1] != state.empty().shape[-1]:
                 raise IncompatibleStates(f"{path}: an entry with d = {state.d} has shape {tuple(value.shape)}")
@@ -154,12 +162,11 @@ class ReferenceStatistics:
             if entry.state == stream.state:
                 return entry.value
         for entry in alike:
-            value = _converted(entry, stream.state) if isinstance(entry.state, Bank) else None
-            if value is not None:
+            if (value := entry.converted(stream.state)) is not None:  # type: ignore[arg-type]
                 return value
-        held = "; ".join(f"{_kind(entry.state)} of {entry.signature}" for entry in self.entries)
+        held = "; ".join(f"{entry.state} of {entry.signature}" for entry in self.entries)
         raise SignatureMismatch(
-            f"metric {m.name!r} needs {_kind(stream.state)} of {wanted}, the reference statistics hold {held}"
+            f"metric {m.name!r} needs {stream.state} of {wanted}, the reference statistics hold {held}"
         )
 
 
@@ -187,33 +194,6 @@ def _fits(measured: Signature, wanted: Signature) -> bool:
     """Whether features described by `measured` are those that are wanted; a published file may not name the weights."""
     keys = {*measured.fields, *wanted.fields} - ({"weights"} - {*measured.fields})
     return all(measured.fields.get(key) == wanted.fields.get(key) for key in keys)
-
-
-def _kind(state: Any) -> str:
-    if isinstance(state, Bank):
-        return (
-            f"{'all' if state.size is None else state.size} features ({str(state.dtype).split('.')[-1]}, d = {state.d})"
-        )
-    return f"moments (d = {state.d})"
-
-
-def _count(entry: Entry) -> int:
-    return len(entry.value) if isinstance(entry.state, Bank) else int(entry.value[0])
-
-
-def _converted(entry: Entry, wanted: Any) -> Tensor | None:
-    """Features as a smaller or narrower bank, or as moments; None where they are too few or too coarse."""
-    bank, whole = entry.state, entry.value
-    assert isinstance(bank, Bank)
-    if isinstance(wanted, Moments) and bank.size is None and bank.dtype.itemsize >= 4 and bank.d == wanted.d:
-        state = wanted.empty()
-        for part in bank.features(whole).split(4096):
-            state = wanted.add(state, part)
-        return state
-    enough = isinstance(wanted, Bank) and (bank.size is None or (wanted.size is not None and wanted.size <= bank.size))
-    if isinstance(wanted, Bank) and enough and bank.d == wanted.d and bank.dtype.itemsize >= wanted.dtype.itemsize:
-        return wanted.of(wanted.rows(bank.features(whole), bank.ids(whole)))
-    return None
 
 
 def _imported(public: PublicStatistics, protocol: str | None, n: int | None, path: Path) -> list[Entry]:

@@ -400,7 +400,7 @@ def test_numbers_that_are_none(small: None, tmp_path: Path) -> None:
     with pytest.raises(IncompatibleStates, match=r"half.npz"):
         ReferenceStatistics.load(tmp_path / "half.npz", protocol="adm")
     poisoned = refer(MAKES["fid"]())
-    poisoned.real_moments[3] = torch.nan
+    poisoned.streams["real_moments"].content.value[3] = torch.nan
     with pytest.raises(NonFiniteFeatures):
         ReferenceStatistics.of([poisoned])
 
