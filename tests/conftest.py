@@ -54,7 +54,7 @@ class Worlds:
             self.processes.append(process)
 
     def __call__(self, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a store may still be closing
             for pipe in self.pipes[:size]:
                 pipe.send((function, args, size, f"{folder}/store"))
             answers = []
