@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -143,14 +142,7 @@ def metric(key: str, **kwargs: Any) -> ImageMetric:
     return METRICS[key](**kwargs)
 
 
-def arguments(key: str) -> dict[str, inspect.Parameter]:
-    """The constructor arguments of a key's metric, those of its base classes included."""
-    maker = METRICS[key]
-    maker = maker.func if isinstance(maker, partial) else maker
-    found: dict[str, inspect.Parameter] = {}
-    for base in maker.__mro__ if isinstance(maker, type) else ():
-        if issubclass(base, ImageMetric) and "__init__" in vars(base):
-            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
-                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name != "self":
-                    found.setdefault(name, parameter)
-    return found
+def metric_class(key: str) -> type[ImageMetric]:
+    """The class of a key's metric, whose attributes need no metric to be made."""
+    maker: Any = METRICS[key]
+    return getattr(maker, "func", maker)

@@ -37,7 +37,7 @@ def run_evaluate(
     records: str | None = None,
     **files: str | None,
 ) -> None:
-    request = replace(request, measures=_expanded(request))
+    request = _expanded(request)
     probe(scores, neighbors, records, request.save_state, *files.values())
     with process_group(request.device) as (rank, _):
         terminal = Terminal(rank=rank, quiet=quiet)
@@ -86,18 +86,18 @@ def _refuse(errors: Mapping[str, str]) -> None:
 def run_stats(request: Request, *, output: str, quiet: bool) -> None:
     if Path(output).suffix != ".safetensors":
         raise UsageError(f"--output must end in .safetensors, got {output!r}")
-    request = replace(request, measures=_expanded(request))
+    request = _expanded(request)
     probe(output)
     with process_group(request.device) as (rank, _):
         terminal = Terminal(rank=rank, quiet=quiet)
-        found = measure_statistics(request, terminal)
-        if found is not None:
+        statistics = measure_statistics(request, terminal)
+        if statistics is not None:
             path = Path(output).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            found.save(path)
-            n = "an unknown number of" if found.n is None else found.n
-            kept = ", ".join(sorted({str(entry.signature) for entry in found.entries}))
-            terminal.show(f"{output}: {n} images, content {found.content or 'unknown'}, {kept}")
+            statistics.save(path)
+            n = "an unknown number of" if statistics.n is None else statistics.n
+            signatures = ", ".join(sorted({str(entry.signature) for entry in statistics.entries}))
+            terminal.show(f"{output}: {n} images, content {statistics.content or 'unknown'}, {signatures}")
 
 
 def run_merge(shards: list[str], *, device: str, quiet: bool, **files: str | None) -> None:
@@ -153,5 +153,5 @@ def show_models() -> None:
     Terminal().show(rich_table(listing.MODEL_COLUMNS, listing.model_rows()))
 
 
-def _expanded(request: Request) -> Any:
-    return replace(request.measures, metrics=expand(request.measures.metrics))
+def _expanded(request: Request) -> Request:
+    return replace(request, spec=replace(request.spec, metrics=expand(request.spec.metrics)))

@@ -6,20 +6,20 @@ import hashlib
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from lightning_imgmetrics.cli.request import Request, UsageError
+from lightning_imgmetrics.cli.request import Request, UsageError, errors_of
 from lightning_imgmetrics.data.open import open_images
 from lightning_imgmetrics.data.prompts import Prompt, align_prompts, match_names, read_prompt_table
 from lightning_imgmetrics.data.sources import ImageSource
-from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.prompt_benchmarks.layouts import layout_of
 
 Others = dict[str, list[tuple[ImageSource, Sequence[int]]]]  # kind -> sources, and which of their images
+Opened = tuple["Side", Others, list[Prompt] | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Side:
         return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
-class Part(ImageSource):
+class FirstImages(ImageSource):
     """The first `n` images of a source."""
 
     def __init__(self, source: ImageSource, n: int):
@@ -82,49 +82,125 @@ class Joined(ImageSource):
         return self.source.name(index)
 
 
-def open_sides(request: Request, *, needs: set[str]) -> tuple[dict[str, Side], tuple[str, ...] | None]:
+def open_sides(request: Request, *, real: bool, labels: bool) -> tuple[dict[str, Side], tuple[str, ...] | None]:
     """The sides to measure by name, reference first, and the names of their classes.
 
-    `needs`: "real", "prompts", "target", "labels", whatever the metrics ask for. A reference that is a statistics
-    file is none of these.
+    `real`: the reference is measured; `labels`: the classes of the images are needed.
     """
-    sources, classes = {}, {}
-    if "real" in needs and request.reference is not None and not is_statistics(request.reference, request):
-        sources["reference"] = open_images(request.reference, alpha=request.alpha)
-    prompts: list[Prompt] | None = None
-    missing: tuple[str, ...] = ()
+    sides: dict[str, Side] = {}
     others: Others = {}
+    records = titles = None
+    if real:
+        sides["reference"] = Side("reference", _opened("--reference", str(request.reference), request.alpha))
     if request.generated is not None:
-        if request.benchmark is not None:
-            layout = layout_of(
-                request.benchmark, request.generated, str(request.measures.questions), alpha=request.alpha
+        sides["generated"], others, records = _generated(request) if request.benchmark is None else _benchmark(request)
+    if labels:
+        sides, titles = _labeled(sides, request, records)
+    if "generated" in sides:
+        sides["generated"] = _completed(sides["generated"], others, request.limit)
+    return sides, titles
+
+
+def _opened(option: str, text: str, alpha: str) -> ImageSource:
+    with errors_of(option):
+        return open_images(text, alpha=alpha)
+
+
+def _generated(request: Request) -> Opened:
+    """Generated images, the images that come with each, and the rows of the prompt table."""
+    source = _opened("the generated images", str(request.generated), request.alpha)
+    names = _names(source)
+    records = None
+    if request.prompts is not None:
+        with errors_of("--prompts"):
+            records = align_prompts(read_prompt_table(request.prompts), names)
+    others: Others = {}
+    target = () if request.target is None else (request.target,)
+    for kind, texts in {"target": target, "source": request.source, "rivals": request.rivals}.items():
+        for text in texts:
+            other = _opened(f"--{kind}", text, request.alpha)
+            with errors_of(f"--{kind}"):
+                others.setdefault(kind, []).append((other, match_names(names, _names(other))))
+    prompts = None if records is None else [record.prompt for record in records]
+    return Side("generated", source, prompts), others, records
+
+
+def _benchmark(request: Request) -> Opened:
+    """The images of a benchmark as it lays them out, and the images that it says were edited."""
+    with errors_of(f"the images of {request.benchmark}"):
+        layout = layout_of(
+            str(request.benchmark), str(request.generated), str(request.spec.questions), alpha=request.alpha
+        )
+    others: Others = {} if layout.source is None else {"source": [(layout.source, range(len(layout.images)))]}
+    return Side("generated", layout.images, layout.prompts, missing=tuple(layout.missing)), others, None
+
+
+def _completed(side: Side, others: Others, limit: int | None) -> Side:
+    """A side with the images that come with each of its own, up to the limit."""
+    source = side.source
+    if limit is not None and limit > len(source):
+        raise UsageError(f"--limit asks for {limit} images, there are {len(source)}")
+    if others:
+        source = Joined(source, [pair for pairs in others.values() for pair in pairs])
+    if limit is not None and limit < len(source):
+        source = FirstImages(source, limit)
+    return replace(side, source=source, extras={kind: len(pairs) for kind, pairs in others.items()})
+
+
+def _names(source: ImageSource) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
+
+
+# Classes
+
+
+def _labeled(
+    sides: Mapping[str, Side], request: Request, records: list[Prompt] | None
+) -> tuple[dict[str, Side], tuple[str, ...]]:
+    """The sides with the number of the class of each image, and the names of the classes by number."""
+    options = {"reference": ("--reference-labels", request.reference_labels), "generated": ("--labels", request.labels)}
+    classes = {}
+    for name, side in sides.items():
+        option, text = options[name]
+        with errors_of(option):
+            classes[name] = _classes(side, option, text, records if name == "generated" else None)
+    titles = sorted({title for listed in classes.values() for title in listed}, key=_natural)
+    number = {title: i for i, title in enumerate(titles)}
+    return {k: replace(s, labels=[number[title] for title in classes[k]]) for k, s in sides.items()}, tuple(titles)
+
+
+def _classes(side: Side, option: str, text: str | None, records: list[Prompt] | None) -> list[str]:
+    """The class of each image: of a file, of the npz, of the prompt table, or of the subfolder it lies in."""
+    names = _names(side.source)
+    if text not in (None, "folder"):
+        records = align_prompts(read_prompt_table(str(text)), names)
+    labels = getattr(side.source, "labels", None)
+    if text is None and labels is not None:
+        return [str(label) for label in labels.tolist()]
+    if text != "folder" and records is not None and (text is not None or any(r.category for r in records)):
+        lacking = [name for name, r in zip(names, records, strict=True) if r.category is None]
+        if lacking:
+            raise UsageError(
+                f"{len(lacking)} of {len(names)} {side.name} images have no category, such as {lacking[0]!r}"
             )
-            sources["generated"], missing = layout.images, tuple(layout.missing)
-            prompts = [Prompt(prompt) for prompt in layout.prompts]
-            others = {} if layout.source is None else {"source": [(layout.source, range(len(layout.images)))]}
-        else:
-            sources["generated"] = open_images(request.generated, alpha=request.alpha)
-            prompts = _prompts(request, sources["generated"])
-            others = _others(request, sources["generated"])
-    if "labels" in needs:
-        places = {"reference": (request.reference_labels, None), "generated": (request.labels, prompts)}
-        classes = {name: _classes(source, *places[name], name) for name, source in sources.items()}
-    known = sorted({title for titles in classes.values() for title in titles}, key=_natural)
-    place = {title: i for i, title in enumerate(known)}
-    sides = {}
-    for name, source in sources.items():
-        labels = [place[title] for title in classes[name]] if name in classes else None
-        if name == "reference":
-            sides[name] = Side(name, source, labels=labels)
-            continue
-        texts = None if prompts is None else [record.prompt for record in prompts]
-        joined = Joined(source, [one for some in others.values() for one in some]) if others else source
-        extras = {kind: len(some) for kind, some in others.items()}
-        sides[name] = Side(name, _first(joined, request.limit), texts, labels, extras, missing)
-    return sides, tuple(known) if classes else None
+        return [str(r.category) for r in records]
+    folders = [PurePosixPath(name).parent.as_posix() for name in names]
+    if "." in folders:
+        raise UsageError(
+            f"the classes of the {side.name} images are needed: class subfolders, `arr_1` of an npz, or {option} FILE,"
+            f" a prompt table with categories; got {names[folders.index('.')]!r}"
+        )
+    return folders
 
 
-def is_statistics(text: str, request: Request) -> bool:
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+# Statistics
+
+
+def is_statistics(text: str, protocol: str | None) -> bool:
     """Whether a reference is a file of statistics and not of images, by its content.
 
     ADM's files hold both, of unlike numbers of images: images, unless the protocol is ADM's.
@@ -138,7 +214,7 @@ def is_statistics(text: str, request: Request) -> bool:
             file.seek(0)
             return _axes(file) == 2
     if start.startswith(b"PK"):
-        return _is_statistics_archive(path, request.measures.protocol)
+        return _is_statistics_archive(path, protocol)
     return path.suffix in (".safetensors", ".pkl", ".pickle") or start[8:] == b"{" or start.startswith(b"\x80\x04")
 
 
@@ -161,57 +237,3 @@ def _axes(file: Any) -> int:
         return len(read(file)[0])
     except ValueError:
         return 0
-
-
-def _first(source: ImageSource, limit: int | None) -> ImageSource:
-    if limit is None or limit == len(source):
-        return source
-    if limit > len(source):
-        raise UsageError(f"--limit asks for {limit} images, there are {len(source)}")
-    return Part(source, limit)
-
-
-def _all_names(source: ImageSource) -> list[str]:
-    return [source.name(i) for i in range(len(source))]
-
-
-def _prompts(request: Request, source: ImageSource) -> list[Prompt] | None:
-    return None if request.prompts is None else align_prompts(read_prompt_table(request.prompts), _all_names(source))
-
-
-def _others(request: Request, source: ImageSource) -> Others:
-    """The images that come with each generated one, by kind: sources, and which of their images."""
-    given = {"target": (request.target,) if request.target else (), "source": request.source, "rivals": request.rivals}
-    found: Others = {}
-    for kind, texts in given.items():
-        for text in texts:
-            other = open_images(text, alpha=request.alpha)
-            found.setdefault(kind, []).append((other, match_names(_all_names(source), _all_names(other))))
-    return found
-
-
-def _classes(source: ImageSource, given: str | None, prompts: list[Prompt] | None, side: str) -> list[str]:
-    """The class of each image: of a file, of the npz, of the prompt table, or of the subfolder it lies in."""
-    names = _all_names(source)
-    if given not in (None, "folder"):
-        prompts = align_prompts(read_prompt_table(str(given)), names)
-    labels = getattr(source, "labels", None)
-    if given is None and labels is not None:
-        return [str(label) for label in labels.tolist()]
-    if given != "folder" and prompts is not None and (given is not None or any(p.category for p in prompts)):
-        lacking = [name for name, p in zip(names, prompts, strict=True) if p.category is None]
-        if lacking:
-            raise ShapeError(f"{len(lacking)} of {len(names)} {side} images have no category, such as {lacking[0]!r}")
-        return [str(p.category) for p in prompts]
-    folders = [PurePosixPath(name).parent.as_posix() for name in names]
-    if "." in folders:
-        option = "--labels" if side == "generated" else "--reference-labels"
-        raise UsageError(
-            f"the classes of the {side} images are needed: class subfolders, `arr_1` of an npz, or {option} FILE, a"
-            f" prompt table with categories; got {names[folders.index('.')]!r}"
-        )
-    return folders
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

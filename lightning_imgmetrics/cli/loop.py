@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,23 +15,23 @@ from lightning_imgmetrics.cli.inputs import Side
 from lightning_imgmetrics.cli.ranks import default_workers
 from lightning_imgmetrics.cli.request import Request
 from lightning_imgmetrics.cli.resume import Position, RunFolder
-from lightning_imgmetrics.data.images import ImageBatches, content_hash
-from lightning_imgmetrics.errors import ImgMetricsError, UnreadableImage
+from lightning_imgmetrics.data.images import Failure, ImageBatches, content_hash, refuse_failures
 from lightning_imgmetrics.models.base.extractor import PixelExtractor, measured_deviation
+from lightning_imgmetrics.models.base.network import run_in_batches
 from lightning_imgmetrics.suite import MetricSuite
 
 _LARGEST = {"cpu": 32}  # images per batch where the batch size is ours to choose; no larger one is faster on a CPU
 _LARGEST_ELSEWHERE = 256
 
 
-class Front(Protocol):
-    """Who watches."""
+class ProgressReporter(Protocol):
+    """Where notes and progress go."""
 
     def note(self, text: str) -> None:
-        """Say something on the side."""
+        """A message beside the results."""
 
     def bar(self, title: str, total: int, done: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A progress bar over `total` images; yields what is told of each further number of them."""
+        """A progress bar over `total` images, `done` of them already; yields what advances it by a number."""
 
 
 @dataclass
@@ -46,13 +45,12 @@ class Loop:
     size: int
     position: Position
     folder: RunFolder | None
-    front: Front
+    reporter: ProgressReporter
 
     def __post_init__(self) -> None:
         self.batch_size = self.request.batch_size or _LARGEST.get(self.device.type, _LARGEST_ELSEWHERE)
         self.position.chunk = self.position.chunk or self.batch_size
-        measures = self.request.measures
-        self._unmeasured = (measures.dtype or "float32", measures.compiled) != ("float32", False)
+        self._deviation_is_due = not self.request.spec.plain_precision
 
     def measure(self, side: Side, *, after: str) -> None:
         """Update the suite with this rank's share of `side`, from where the run stopped; `after` is the next side."""
@@ -60,7 +58,7 @@ class Loop:
         others = [failure for failure in self.position.failed if failure["side"] != side.name]
         batches = self._batches(side)
         share = len(range(self.rank, len(side.source), self.size))
-        with self.front.bar(side.name, share, min(share, self.position.batch * self.batch_size)) as advance:
+        with self.reporter.bar(side.name, share, min(share, self.position.batch * self.batch_size)) as advance:
             for ids, images in self._read(batches, side, others + earlier):
                 self._update(side, list(ids), images)
                 self.position.batch = (ids[0] - self.rank) // self.size // self.batch_size + 1
@@ -81,7 +79,7 @@ class Loop:
             num_workers=default_workers() if workers is None else workers,
             pin_memory=self.device.type == "cuda",
             start=self.position.batch,
-            max_failed=self.request.max_failed,
+            max_failed=len(side.source),  # `refuse_failed` counts those of all parts of a run
             alpha=self.request.alpha,
         )
 
@@ -99,31 +97,23 @@ class Loop:
         note()
 
     def _update(self, side: Side, ids: list[int], images: Any) -> None:
-        start = 0
-        while start < len(ids):
-            stop = self._end_of_chunk(side, images, start)
-            try:
-                self._pass(side, ids[start:stop], images[start:stop])
-            except torch.OutOfMemoryError as error:
-                if stop - start == 1:
-                    raise ImgMetricsError(f"one image is too large for the memory of {self.device}") from error
-                self.position.chunk = 1 << (max(1, (stop - start) // 2).bit_length() - 1)
-                self._release()
-                self.front.note(f"out of memory: on with {self.position.chunk} images per pass")
-                continue
-            start = stop
+        def end(start: int, stop: int) -> int:
+            """Pairs of one pass have one size, as networks for pairs do not resize."""
+            shapes = [pair[0].shape for pair in images[start:stop]] if "target" in side.extras else []
+            return next((start + i for i, shape in enumerate(shapes) if shape != shapes[0]), stop)
 
-    def _end_of_chunk(self, side: Side, images: Any, start: int) -> int:
-        """Pairs of one pass have one size, as networks for pairs do not resize."""
-        stop = min(start + self.position.chunk, len(images))
-        if "target" in side.extras:
-            shapes = [tuple(x.shape) for x in (pair[0] for pair in images[start:stop])]
-            stop = start + next((i for i, shape in enumerate(shapes) if shape != shapes[0]), len(shapes))
-        return stop
+        def halved(most: int) -> None:
+            self.position.chunk = most
+            self.reporter.note(f"out of memory: continuing with {most} images per pass")
+
+        chunk = self.position.chunk
+        run_in_batches(
+            lambda part: self._pass(side, ids[part], images[part]), len(ids), chunk, end=end, on_halved=halved
+        )
 
     def _pass(self, side: Side, ids: list[int], images: Any) -> None:
-        first, others = _parted(images, side.extras)
-        if self._unmeasured:
+        first, others = _columns(images, side.extras)
+        if self._deviation_is_due:
             self._report_deviation(first)
         labels = None if side.labels is None else [side.labels[i] for i in ids]
         if side.real:
@@ -138,7 +128,7 @@ class Loop:
 
     def _report_deviation(self, images: Any) -> None:
         """What the declared precision costs, on the first images."""
-        self._unmeasured = False
+        self._deviation_is_due = False
         batches = decoded(images)
         for extractor, group in self.suite._by_network(False).items():
             if isinstance(extractor, PixelExtractor):  # whose features are the images
@@ -146,17 +136,13 @@ class Loop:
             layers = list(dict.fromkeys(layer for _, m in group for layer in m.layers))
             worst = measured_deviation(extractor, batches, layers, self.device)
             how = extractor.dtype + (", compiled" if extractor.compiled and extractor.compilable else "")
-            self.front.note(
+            self.reporter.note(
                 f"{extractor.card.name} ({how}): features of the first {sum(map(len, batches))} images deviate from"
                 f" plain float32 by at most {worst:.2g} of their length"
             )
 
-    def _release(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
-
-def _parted(images: Any, extras: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
+def _columns(images: Any, extras: Mapping[str, int]) -> tuple[Any, dict[str, Any]]:
     """The images, and what came with them as a suite takes it."""
     if not extras:
         return images, {}
@@ -178,12 +164,7 @@ def decoded(images: Any) -> list[Tensor]:
 
 
 def refuse_failed(failed: list[dict[str, Any]], totals: dict[str, int], max_failed: float) -> None:
-    """UnreadableImage where a side has more failed images than allowed: a number, or below 1 a share of its total."""
+    """UnreadableImage where more images of a side failed than are allowed."""
     for side, total in totals.items():
-        mine = [failure for failure in failed if failure["side"] == side]
-        allowed = math.floor(max_failed * total) if max_failed < 1 else int(max_failed)
-        if len(mine) > allowed:
-            first = "; ".join(f"{f['name']!r} (id {f['id']}): {f['reason']}" for f in mine[:3])
-            raise UnreadableImage(
-                f"{len(mine)} of {total} {side} images could not be read, --max-failed allows {allowed}: {first}"
-            )
+        failures = [Failure(f["id"], f["name"], f["reason"]) for f in failed if f["side"] == side]
+        refuse_failures(failures, total, max_failed, images=f"{side} images", option="--max-failed")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lightning_imgmetrics.cli import judging, options as o
-from lightning_imgmetrics.cli.request import Measures, Request, UsageError, parse_batch_size, parse_list, parse_shard
+from lightning_imgmetrics.cli.request import MetricSpec, Request, UsageError, parse_list, parse_shard
 
 app = typer.Typer(name="imgmetrics", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-models = typer.Typer(no_args_is_help=True, help="Networks: what there is, where the weights lie, fetching them.")
+models = typer.Typer(no_args_is_help=True, help="Networks: which there are, where their weights are, fetching them.")
 app.add_typer(models, name="models")
 app.command()(judging.judge)
 app.command()(judging.bench)
-_REFERENCE = "A folder, .zip, .tar, .npz or .npy of images, hf:NAME:SPLIT:COLUMN, torchvision:CLASS:SPLIT:ROOT"
 
 
 @app.callback()
@@ -26,14 +25,13 @@ def root() -> None:
 
 
 @app.command()
-@o.reporting_errors
+@o.command
 def evaluate(
-    generated: Annotated[str, typer.Argument(help=_REFERENCE)],
+    generated: Annotated[str, typer.Argument(help=o.IMAGES)],
+    *,
     metrics: o.Metrics,
-    reference: Annotated[str | None, typer.Option(help="As GENERATED, or a file of statistics")] = None,
-    network: o.Network = None,
-    protocol: o.Protocol = None,
-    weights: o.Weights = None,
+    reference: o.Reference = None,
+    networks: o.Networks,
     settings: o.Settings = None,
     prompts: o.Prompts = None,
     target: o.Target = None,
@@ -41,47 +39,27 @@ def evaluate(
     labels: o.Labels = None,
     reference_labels: o.ReferenceLabels = None,
     limit: o.Limit = None,
-    alpha: o.Alpha = "drop",
     intervals: o.Intervals = False,
     seed: o.Seed = None,
-    batch_size: o.BatchSize = "auto",
-    workers: o.Workers = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    compile: o.Compile = False,
-    max_failed: o.MaxFailed = 0,
-    run: o.Run = None,
-    resume: o.Resume = False,
-    save_every: o.SaveEvery = 30.0,
+    reading: o.Reading,
+    saving: o.Saving,
     shard: o.Shard = None,
     save_state: o.SaveState = None,
-    json: o.Json = None,
-    csv: o.Csv = None,
-    markdown: o.Markdown = None,
+    tables: o.Tables,
     scores: o.Scores = None,
     neighbors: o.Neighbors = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> None:
     """Measure generated images, against a reference where the metric needs one."""
     part = parse_shard(shard)
-    if part[1] > 1 and any((json, csv, markdown, scores, neighbors)):
+    if part[1] > 1 and any((*vars(tables).values(), scores, neighbors)):
         raise UsageError("a shard has no results: `imgmetrics merge` writes them when all are there")
     from lightning_imgmetrics.cli.commands import run_evaluate
 
+    spec = _spec(metrics, settings, networks, intervals=intervals, seed=seed, per_prompt=per_prompt)
     request = Request(
-        measures=_measures(
-            metrics,
-            network,
-            protocol,
-            weights,
-            settings,
-            dtype=dtype,
-            compile=compile,
-            intervals=intervals,
-            seed=seed,
-            per_prompt=per_prompt,
-        ),
+        command="evaluate",
+        spec=spec,
         generated=generated,
         reference=reference,
         prompts=prompts,
@@ -89,148 +67,99 @@ def evaluate(
         labels=labels,
         reference_labels=reference_labels,
         limit=limit,
-        alpha=alpha,
-        max_failed=max_failed,
-        batch_size=parse_batch_size(batch_size),
-        workers=workers,
-        device=device,
         shard=part,
-        run=run,
-        resume=resume,
-        save_every=save_every,
         save_state=save_state,
         neighbors=neighbors is not None,
+        **reading.arguments(),
+        **vars(saving),
     )
-    run_evaluate(request, json=json, csv=csv, markdown=markdown, scores=scores, neighbors=neighbors, quiet=quiet)
+    run_evaluate(request, scores=scores, neighbors=neighbors, quiet=quiet, **vars(tables))
 
 
 @app.command()
-@o.reporting_errors
+@o.command
 def pairs(
-    images: Annotated[str, typer.Argument(help=_REFERENCE)],
+    images: Annotated[str, typer.Argument(help=o.IMAGES)],
     target: Annotated[str, typer.Argument(help="What each of IMAGES should equal, paired by name")],
+    *,
     metrics: o.Metrics = "psnr,ssim,lpips",
-    network: o.Network = None,
-    protocol: o.Protocol = None,
-    weights: o.Weights = None,
+    networks: o.Networks,
     settings: o.Settings = None,
     prompts: o.Prompts = None,
     limit: o.Limit = None,
-    alpha: o.Alpha = "drop",
-    batch_size: o.BatchSize = "auto",
-    workers: o.Workers = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    compile: o.Compile = False,
-    max_failed: o.MaxFailed = 0,
-    json: o.Json = None,
-    csv: o.Csv = None,
-    markdown: o.Markdown = None,
+    reading: o.Reading,
+    tables: o.Tables,
     scores: o.Scores = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> None:
     """Measure images against their targets, one to one: reconstruction, super-resolution, editing."""
     from lightning_imgmetrics.cli.commands import run_evaluate
 
+    spec, options = _spec(metrics, settings, networks), reading.arguments()
     request = Request(
-        measures=_measures(metrics, network, protocol, weights, settings, dtype=dtype, compile=compile),
-        generated=images,
-        target=target,
-        prompts=prompts,
-        limit=limit,
-        alpha=alpha,
-        max_failed=max_failed,
-        batch_size=parse_batch_size(batch_size),
-        workers=workers,
-        device=device,
+        command="pairs", spec=spec, generated=images, target=target, prompts=prompts, limit=limit, **options
     )
-    run_evaluate(request, json=json, csv=csv, markdown=markdown, scores=scores, neighbors=None, quiet=quiet)
+    run_evaluate(request, scores=scores, quiet=quiet, **vars(tables))
 
 
 @app.command()
-@o.reporting_errors
+@o.command
 def stats(
-    reference: Annotated[str, typer.Argument(help=f"{_REFERENCE}, or a statistics file to convert")],
+    reference: Annotated[str, typer.Argument(help=f"{o.IMAGES}, or a statistics file to convert")],
+    *,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write, .safetensors.")],
     metrics: o.Metrics,
-    network: o.Network = None,
-    protocol: o.Protocol = None,
-    weights: o.Weights = None,
+    networks: o.Networks,
     settings: o.Settings = None,
-    alpha: o.Alpha = "drop",
-    batch_size: o.BatchSize = "auto",
-    workers: o.Workers = None,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    compile: o.Compile = False,
-    max_failed: o.MaxFailed = 0,
-    run: o.Run = None,
-    resume: o.Resume = False,
-    save_every: o.SaveEvery = 30.0,
+    reading: o.Reading,
+    saving: o.Saving,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> None:
     """Measure a reference once and keep what the metrics need of it."""
     from lightning_imgmetrics.cli.commands import run_stats
 
+    options = reading.arguments() | vars(saving)
     request = Request(
-        measures=_measures(metrics, network, protocol, weights, settings, dtype=dtype, compile=compile),
-        reference=reference,
-        alpha=alpha,
-        max_failed=max_failed,
-        batch_size=parse_batch_size(batch_size),
-        workers=workers,
-        device=device,
-        run=run,
-        resume=resume,
-        save_every=save_every,
-        hashed=True,
+        command="stats", spec=_spec(metrics, settings, networks), reference=reference, hashed=True, **options
     )
     run_stats(request, output=output, quiet=quiet)
 
 
 @app.command()
-@o.reporting_errors
+@o.command
 def merge(
     shards: Annotated[list[str], typer.Argument(help="What `evaluate --shard I/K --save-state FILE` wrote, all K.")],
+    *,
     device: o.Device = "auto",
-    json: o.Json = None,
-    csv: o.Csv = None,
-    markdown: o.Markdown = None,
+    tables: o.Tables,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> None:
     """Join shards that were evaluated apart: the results of all images together."""
     from lightning_imgmetrics.cli.commands import run_merge
 
-    run_merge(shards, device=device, json=json, csv=csv, markdown=markdown, quiet=quiet)
+    run_merge(shards, device=device, quiet=quiet, **vars(tables))
 
 
 @app.command()
-@o.reporting_errors
+@o.command
 def compare(
     a: Annotated[str, typer.Argument(help="JSON report A")],
     b: Annotated[str, typer.Argument(help="JSON report B")],
+    *,
     force: Annotated[bool, typer.Option("--force", help="Compare even what was measured differently.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    json: o.Json = None,
-    csv: o.Csv = None,
-    markdown: o.Markdown = None,
+    tables: o.Tables,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> None:
     """Is the difference of two evaluations more than chance? Samples are paired by id where scores were kept."""
     from lightning_imgmetrics.cli.commands import run_compare
 
-    run_compare(a, b, force=force, seed=seed, json=json, csv=csv, markdown=markdown, quiet=quiet)
+    run_compare(a, b, force=force, seed=seed, quiet=quiet, **vars(tables))
 
 
 @app.command(name="metrics")
-@o.reporting_errors
-def list_metrics(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False, debug: o.Debug = False
-) -> None:
+@o.command
+def list_metrics(markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False) -> None:
     """All metrics: key, what it measures, which direction is better, its network; with --markdown the class, too."""
     from lightning_imgmetrics.cli.commands import show_metrics
 
@@ -238,8 +167,8 @@ def list_metrics(
 
 
 @models.command(name="list")
-@o.reporting_errors
-def list_models(debug: o.Debug = False) -> None:
+@o.command
+def list_models() -> None:
     """All networks of the table, and whether their weights are on this machine."""
     from lightning_imgmetrics.cli.commands import show_models
 
@@ -247,8 +176,8 @@ def list_models(debug: o.Debug = False) -> None:
 
 
 @models.command()
-@o.reporting_errors
-def prefetch(names: Annotated[list[str], typer.Argument(help="Networks or hub ids")], debug: o.Debug = False) -> None:
+@o.command
+def prefetch(names: Annotated[list[str], typer.Argument(help="Networks or hub ids")]) -> None:
     """Download and verify weights, for machines that will have no network."""
     from lightning_imgmetrics.cli.listing import fetched
 
@@ -257,17 +186,16 @@ def prefetch(names: Annotated[list[str], typer.Argument(help="Networks or hub id
 
 
 @models.command()
-@o.reporting_errors
+@o.command
 def where(
     name: Annotated[str | None, typer.Argument(help="Network or hub id; default all of the table")] = None,
-    debug: o.Debug = False,
 ) -> None:
-    """Where the weights of a network lie; exit code 1 if they are not on this machine."""
+    """Where the weights of a network are; exit code 1 if they are not on this machine."""
     from lightning_imgmetrics.cli.listing import located, locations
 
     if name is None:
-        for known, path in locations().items():
-            typer.echo(f"{known}: {path or 'not on this machine'}")
+        for network, path in locations().items():
+            typer.echo(f"{network}: {path or 'not on this machine'}")
         return
     path = located(name)
     if path is None:
@@ -276,22 +204,6 @@ def where(
     typer.echo(path)
 
 
-def _measures(
-    metrics: str,
-    network: str | None,
-    protocol: str | None,
-    weights: str | None,
-    settings: list[str] | None,
-    *,
-    compile: bool,
-    **others: Any,
-) -> Measures:
-    return Measures(
-        metrics=tuple(parse_list(metrics)),
-        network=network,
-        protocol=protocol,
-        weights=weights,
-        settings=tuple(settings or ()),
-        compiled=compile,
-        **others,
-    )
+def _spec(metrics: str, settings: list[str] | None, networks: o.Networks, **others: object) -> MetricSpec:
+    options = {**vars(networks), **others}
+    return MetricSpec(metrics=tuple(parse_list(metrics)), settings=tuple(settings or ()), **options)

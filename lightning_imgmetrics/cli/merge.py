@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_imgmetrics.cli.build import build
-from lightning_imgmetrics.cli.evaluate import KIND, report_of, sorted_failures
+from lightning_imgmetrics.cli.evaluate import report_of, sorted_failures
 from lightning_imgmetrics.cli.loop import refuse_failed
+from lightning_imgmetrics.cli.prepare import KIND
 from lightning_imgmetrics.cli.ranks import chosen_device
-from lightning_imgmetrics.cli.request import Measures, UsageError
+from lightning_imgmetrics.cli.request import MetricSpec, UsageError
 from lightning_imgmetrics.errors import IncompatibleStates
 from lightning_imgmetrics.metrics.base.state_file import read_about
 from lightning_imgmetrics.report.tables import Report
@@ -33,8 +34,8 @@ def merge(paths: Sequence[str], *, device: str = "auto") -> tuple[Report, dict[s
             listed = "; ".join(f"{key}: {pair[0].get(key)} against {pair[1].get(key)}" for key in changed)
             raise IncompatibleStates(f"{paths[0]} and {path} are not shards of one evaluation ({listed})")
     _refuse_gaps({path: about["shard"][0] for path, about in abouts.items()}, first["shard"][1], list(paths))
-    measures = Measures.from_json(first["measures"])
-    suite = MetricSuite(build(measures, protocol_is_used=True)).to(chosen_device(device))
+    spec = MetricSpec.from_json(first["measures"])
+    suite = MetricSuite(build(spec, command="merge", protocol_is_used=True)).to(chosen_device(device))
     suite.load(paths[0])
     for path in paths[1:]:
         suite.merge(path)

@@ -33,7 +33,7 @@ def process_group(device_name: str = "auto") -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def together(what: str) -> Iterator[None]:
-    """All ranks leave the block, or all raise: a rank that failed in it tells the others, which wait for it."""
+    """All ranks leave the block, or all raise: a rank that failed in it reports to the others, which wait for it."""
     try:
         yield
     except Exception as error:

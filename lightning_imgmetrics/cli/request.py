@@ -1,20 +1,36 @@
-"""What was asked for, as plain data; importing this loads no framework."""
+"""What a command is to do, as plain data; importing this loads no framework."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lightning_imgmetrics.errors import ImgMetricsError
+from lightning_imgmetrics.errors import ImgMetricsError, MissingExtra, MissingWeights
 
 
 class UsageError(ImgMetricsError, ValueError):
-    """The command contradicts itself or lacks something."""
+    """A command contradicts itself, lacks something, or names something that it cannot use."""
+
+
+@contextmanager
+def errors_of(option: str) -> Iterator[None]:
+    """What is wrong with the thing that an option names is bad input, and the message names the option."""
+    try:
+        yield
+    except (UsageError, MissingExtra, MissingWeights):
+        raise
+    except (ImgMetricsError, OSError) as error:
+        names = f"source|{option.lstrip('-').replace('-', '_')}"  # that it has in Python
+        argument = re.match(rf"`(?:{names})`(:?) ", str(error))
+        between, rest = (argument[1], str(error)[argument.end() :]) if argument else (":", str(error))
+        raise UsageError(f"{option}{between} {rest}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
+class MetricSpec:
     """What is measured and how: all that is needed to build the same metrics elsewhere. Plain JSON.
 
     `settings` are "key.argument=value"; `class_names` are those of the labels, once the images are known; `per_prompt`
@@ -31,7 +47,7 @@ class Measures:
     intervals: bool = False
     seed: int | None = None
     dtype: str | None = "float32"
-    compiled: bool = False
+    compile: bool = False
     class_names: tuple[str, ...] | None = None
     per_prompt: bool = False
     judge: str | None = None
@@ -41,14 +57,19 @@ class Measures:
     image_names: tuple[str, ...] | None = None
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Measures:
+    def from_json(cls, values: dict[str, Any]) -> MetricSpec:
         listed: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
         return cls(**{field.name: listed[field.name] for field in fields(cls)})
+
+    @property
+    def plain_precision(self) -> bool:
+        """Whether networks run in float32 and not compiled."""
+        return self.dtype in (None, "float32") and not self.compile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """An evaluation, or with `generated=None` the measurement of a reference.
+    """An evaluation, or with `generated=None` the measurement of a reference, by the command named `command`.
 
     `source` and `rivals`: further images for each generated one, paired by name. `benchmark`: the images lie as those
     of a benchmark do, which says what their prompts are. `batch_size=None` finds one. `shard` is (i, k): the i-th of k
@@ -56,7 +77,8 @@ class Request:
     its pixels. `neighbors`: find the nearest reference image of each generated one.
     """
 
-    measures: Measures
+    command: str
+    spec: MetricSpec
     generated: str | None = None
     reference: str | None = None
     prompts: str | None = None
@@ -87,11 +109,9 @@ class Request:
         if k > 1 and (self.save_state is None or self.neighbors):
             raise UsageError("--shard needs --save-state FILE, and leaves all tables to `imgmetrics merge`")
         if self.resume and self.run is None:
-            raise UsageError("--resume needs --run-dir DIR, the folder of the run to go on with")
+            raise UsageError("--resume needs --run-dir DIR, the folder of the run to continue")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, got {self.limit}")
-        if not self.max_failed >= 0 or (self.max_failed >= 1 and self.max_failed != int(self.max_failed)):
-            raise UsageError(f"--max-failed must be a whole number or a share below 1, got {self.max_failed:g}")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must be at least 0, got {self.workers}")
         if not self.save_every >= 0:

@@ -21,7 +21,7 @@ from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.data.decode import check_alpha
 from lightning_imgmetrics.data.open import open_images
 from lightning_imgmetrics.data.sources import GeneratedImages, ImageSource, as_tensor, pick
-from lightning_imgmetrics.errors import ShapeError, UnreadableImage
+from lightning_imgmetrics.errors import ShapeError, UnreadableImage, ValueRangeError
 
 _PATIENCE = 600  # seconds
 Source = Tensor | Dataset | DataLoader | Iterable[Any] | str | Path
@@ -65,11 +65,10 @@ class ImageBatches:
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("start", 0), ("max_failed", 0)):
+        check_max_failed(self.max_failed)
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("start", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
-        if self.max_failed >= 1 and self.max_failed != int(self.max_failed):
-            raise ValueError(f"`max_failed` must be a whole number or a share below 1, got {self.max_failed}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"`rank` must lie in 0..{self.world_size - 1}, got {self.rank}")
 
@@ -160,15 +159,26 @@ class ImageBatches:
         for i, reason in failed:
             name = self.names([i])[0]
             self.failures.append(Failure(i, name, reason.removeprefix(f"{name}: ")))
-        total = self.total or 0
-        allowed = math.floor(self.max_failed * total) if self.max_failed < 1 else int(self.max_failed)
-        count = len(self.failures)
-        if count > allowed:
-            first = "; ".join(f"{f.name!r} (id {f.id}): {f.reason}" for f in self.failures[:3])
-            more = "; ..." if count > 3 else ""
-            raise UnreadableImage(
-                f"{count} of {total} images could not be read, `max_failed` allows {allowed}: {first}{more}"
-            )
+        refuse_failures(self.failures, self.total or 0, self.max_failed)
+
+
+def check_max_failed(max_failed: float) -> None:
+    """ValueRangeError unless it is a number of images, or below 1 a share of them."""
+    if not max_failed >= 0 or (max_failed >= 1 and max_failed != int(max_failed)):
+        raise ValueRangeError(f"`max_failed` must be a whole number or a share below 1, got {max_failed:g}")
+
+
+def refuse_failures(
+    failures: Sequence[Failure], total: int, max_failed: float, *, images: str = "images", option: str = "`max_failed`"
+) -> None:
+    """UnreadableImage, in terms of `images` and `option`, where more of `total` images failed than `max_failed`."""
+    allowed = math.floor(max_failed * total) if max_failed < 1 else int(max_failed)
+    if len(failures) > allowed:
+        first = "; ".join(f"{f.name!r} (id {f.id}): {f.reason}" for f in failures[:3])
+        more = "; ..." if len(failures) > 3 else ""
+        raise UnreadableImage(
+            f"{len(failures)} of {total} {images} could not be read, {option} allows {allowed}: {first}{more}"
+        )
 
 
 class _Items(ImageSource):

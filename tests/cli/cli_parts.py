@@ -19,8 +19,7 @@ N, N_REAL = 22, 26
 # Distances, features, scores per sample, sums by prompt: every kind of state.
 METRICS = "fd_digits_clip,precision,clip_score,lpips_diversity"
 DIGITS = [
-    *("--network", "digits-clip", "--set", "clip_score.model_name_or_path=digits-clip"),
-    *("--set", "lpips_diversity.net_type=digits-clip", "--workers", "0", "--batch-size", "4", "--device", "cpu"),
+    *("--network", "digits-clip", "--workers", "0", "--batch-size", "4", "--device", "cpu"),
 ]
 
 

@@ -29,17 +29,23 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         (["--metrics", "fidd"], "`metric` must be one of 'fid', 'sfid'"),
         (["--metrics", ","], "--metrics must name at least one metric"),
         (["--metrics", "win_rate"], "win_rate compares ratings, not images"),
-        (["--metrics", "clip_score"], "--prompts is missing: clip_score cannot do without"),
-        (["--metrics", "lpips"], "--target is missing: lpips cannot do without"),
+        (["--metrics", "clip_score"], "clip_score requires `--prompts`"),
+        (["--metrics", "lpips"], "lpips requires `--target`"),
         (["--metrics", "fd_digits_clip", "--network", "digits-clip"], "--network: none of fd_digits_clip takes it"),
         (["--metrics", "fd_digits_clip", "--protocol", "adm"], "--protocol: none of fd_digits_clip takes it"),
         (["--metrics", "fid", "--protocol", "admm"], "`protocol` must be one of 'torchmetrics'"),
         (["--metrics", "fd_digits_clip", "--seed", "1"], "--seed: none of fd_digits_clip takes it"),
-        (["--set", "fd_digits_clip.groups=few"], "`groups` must be int, got 'few'"),
+        (["--set", "fd_digits_clip.groups=few"], "--set fd_digits_clip.groups must be int, got 'few'"),
         (["--set", "fd_digits_clip.groups=1"], "metric 'fd_digits_clip': `groups` must be 0 (no interval)"),
         (["--set", "fd_digits_clip.group=2"], "got 'group'"),
         (["--set", "fd_digits_clip.network=dinov2"], "got 'network'"),
-        (["--set", "fd_digits_clip.value_range=1"], "it is no plain value"),
+        (["--set", "fd_digits_clip.value_range=1"], "--set fd_digits_clip.value_range must be (float, float), got '1'"),
+        (["--metrics", "kid", "--set", "kid.transform=f"], "--set kid.transform must be given in Python"),
+        (["--metrics", "fid", "--set", "fid.layer=64"], "`--set fid.` must be one of 'feature', 'reset_real_features'"),
+        (["--metrics", "rubric"], "rubric requires `--judge`, an option of `imgmetrics judge` and `imgmetrics bench`"),
+        (["--metrics", "tifa"], "tifa requires `--set tifa.questions=...`, or `imgmetrics bench`"),
+        (["--metrics", "artifact_rate", "--network", "x"], "artifact_rate requires `--set artifact_rate.labels=...`"),
+        (["--metrics", "fid", "--network", "dinov2"], "; --set fid.network=... is for fid alone"),
         (["--set", "groups=2"], "--set must be KEY.ARGUMENT=VALUE"),
         (["--set", "kid.subsets=2"], "`--set` must be one of 'fd_digits_clip'; got 'kid'"),
         (["--limit", "23"], "--limit asks for 23 images, there are 22"),
@@ -47,7 +53,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         (["--batch-size", "big"], "--batch-size must be a positive number or auto, got 'big'"),
         (["--workers", "-1"], "--workers must be at least 0"),
         (["--max-failed", "1.5"], "--max-failed must be a whole number or a share below 1, got 1.5"),
-        (["--alpha", "pink"], "`alpha` must be one of"),
+        (["--alpha", "pink"], "--alpha must be one of 'drop', 'white', 'black'; got 'pink'"),
         (["--dtype", "float16"], "`dtype` must be one of 'float32', 'bfloat16'"),
         (["--device", "tpu"], "--device tpu cannot be used"),
         (["--save-every", "-1"], "--save-every must be at least 0"),
@@ -66,23 +72,23 @@ def test_one_weights_file_is_not_for_two_networks(inputs: list[Any], inception_w
 
 
 def test_references_that_are_not_there(inputs: list[Any], tmp_path: Path) -> None:
-    assert "--reference is missing: fd_digits_clip cannot do" in refused("evaluate", inputs[0], *FD, code=2)
-    line = refused("evaluate", inputs[0], "--reference", tmp_path / "none", *FD, code=1)
-    assert "there is no file or folder" in line
+    assert "fd_digits_clip requires `--reference`" in refused("evaluate", inputs[0], *FD, code=2)
+    line = refused("evaluate", inputs[0], "--reference", tmp_path / "none", *FD, code=2)
+    assert line == f"error: --reference: there is no file or folder {tmp_path / 'none'}"
     (tmp_path / "empty").mkdir()
-    assert "no image" in refused("evaluate", inputs[0], "--reference", tmp_path / "empty", *FD, code=1)
-    assert "no image" in refused("evaluate", tmp_path / "empty", *inputs[1:3], *FD, code=1)
+    assert "no image" in refused("evaluate", inputs[0], "--reference", tmp_path / "empty", *FD, code=2)
+    assert "no image" in refused("evaluate", tmp_path / "empty", *inputs[1:3], *FD, code=2)
     (tmp_path / "text.txt").write_text("text")
-    assert "`source` must be one of" in refused(
+    assert "--reference must be one of 'a folder'" in refused(
         "evaluate", inputs[0], "--reference", tmp_path / "text.txt", *FD, code=2
     )
     for name, content in (("cut.npz", b"PK\x03\x04"), ("cut.safetensors", b"\x10"), ("cut.npy", b"\x93NUMPY\x01\x00")):
         (tmp_path / name).write_bytes(content)
-        assert name in refused("evaluate", inputs[0], "--reference", tmp_path / name, *FD, code=1)
+        assert name in refused("evaluate", inputs[0], "--reference", tmp_path / name, *FD, code=2)
 
 
 def test_an_ignored_reference_is_said(inputs: list[Any]) -> None:
-    command = [*inputs, "--metrics", "clip_score", *DIGITS[2:4], "--workers", 0, "--quiet"]
+    command = [*inputs, "--metrics", "clip_score", *DIGITS[:2], "--workers", 0, "--quiet"]
     assert "no metric here compares with a reference" in done("evaluate", *command).err
     assert "keep nothing of a reference" in refused("stats", inputs[2], "-o", "x.safetensors", *command[5:], code=2)
 
@@ -101,11 +107,11 @@ def test_debug_shows_where(inputs: list[Any], tmp_path: Path) -> None:
 
 
 def test_prompts_that_do_not_fit(inputs: list[Any], tmp_path: Path) -> None:
-    command = [*inputs[:3], "--metrics", "clip_score", *DIGITS[2:4], "--workers", 0, "--prompts", tmp_path / "p.txt"]
+    command = [*inputs[:3], "--metrics", "clip_score", *DIGITS[:2], "--workers", 0, "--prompts", tmp_path / "p.txt"]
     (tmp_path / "p.txt").write_text("one\ntwo")
-    assert f"{N} images and 2 partners must pair one to one" in refused("evaluate", *command, code=1)
+    assert f"{N} images and 2 partners must pair one to one" in refused("evaluate", *command, code=2)
     (tmp_path / "p.txt").unlink()
-    assert "p.txt" in refused("evaluate", *command, code=1)
+    assert "--prompts: [Errno 2] No such file or directory" in refused("evaluate", *command, code=2)
 
 
 def full(*args: Any) -> None:

@@ -94,7 +94,7 @@ def test_edits_are_shown_with_their_sources(images: Path, prompts: Path, tmp_pat
     with serving(script) as server:
         done("judge", images, "--judge", f"m@{server.url}", "--prompts", prompts, "--source", sources, *QUICK, *rule)
         refusal = refused("judge", images, "--judge", f"m@{server.url}", "--prompts", prompts, *QUICK, *rule, code=2)
-    assert refusal == "error: --source is missing: vie_score cannot do without"
+    assert refusal == "error: vie_score requires `--source`"
     result = json.loads((tmp_path / "out.json").read_text())["results"]["vie_score"]
     assert result["details"]["sc"] == 8.0
     assert result["details"]["pq"] == 4.0
@@ -294,7 +294,7 @@ def test_temperature_and_asking_anew(images: Path, prompts: Path, server: OpenAI
     assert "temperature:0.7|repeats:2" in signature
     asked = sum(server.asked.values())
     for _ in range(2):
-        done(*line, "--ask-anew", "--limit", 1)
+        done(*line, "--no-cache", "--limit", 1)
     assert sum(server.asked.values()) == asked + 2 * 7
 
 
@@ -357,22 +357,25 @@ def test_a_model_that_is_not_served(images: Path, prompts: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--concurrency", "3"], "--concurrency is about a judge: --judge is missing"),
+        (["--concurrency", "3"], "--concurrency requires `--judge`"),
         (["--judge", "m@http://x/v1", "--price", "2"], "--price must be IN,OUT per million tokens"),
         (["--judge", "m@http://x/v1", "--max-cost", "2"], "`max_cost` must be above 0 and needs a `price`"),
         (["--judge", "m@http://x/v1", "--dtype", "float32"], "--dtype: a ServerJudge does not take it"),
         (["--judge", "a/checkpoint", "--timeout", "3"], "--timeout: a LocalJudge does not take it"),
-        (["--judge", "m@http://x/v1"], "--prompts is missing: rubric cannot do without"),
+        (["--judge", "m@http://x/v1"], "rubric requires `--prompts`"),
         (["--judge", "m@http://x/v1", "--set", "rubric.rubric=nowhere"], "nowhere"),
-        ([], "--judge is missing: rubric cannot do without"),
+        ([], "rubric requires `--judge`"),
         (["--judge", "@http://x/v1"], "--judge: "),
-        (["--judge", "m@http://x/v1", "--together", "3"], "--together: a ServerJudge does not take it"),
-        (["--judge", "m@http://x/v1", "--metrics", "tifa"], "--set tifa.questions is missing: tifa cannot do without"),
+        (["--judge", "m@http://x/v1", "--judge-batch-size", "3"], "--judge-batch-size: a ServerJudge does not take it"),
+        (
+            ["--judge", "m@http://x/v1", "--metrics", "tifa"],
+            "tifa requires `--set tifa.questions=...`",
+        ),
         (["--judge", "m@http://x/v1", "--set", "rubric.repeats=3"], "temperature above 0"),
     ],
 )
 def test_bad_options(images: Path, prompts: Path, arguments: list[str], told: str) -> None:
-    given = [] if "--prompts" in told else ["--prompts", prompts]
+    given = [] if "`--prompts`" in told else ["--prompts", prompts]
     assert told in refused("judge", images, *QUICK, *given, *arguments, code=2)
 
 
@@ -384,6 +387,6 @@ def test_an_unknown_benchmark(images: Path) -> None:
 def test_a_benchmark_without_images(tmp_path: Path) -> None:
     _, questions = tifa(tmp_path)
     (tmp_path / "empty").mkdir()
-    told = refused("bench", "tifa", tmp_path / "empty", "--questions", questions, "--judge", "m@http://x/v1", code=1)
+    told = refused("bench", "tifa", tmp_path / "empty", "--questions", questions, "--judge", "m@http://x/v1", code=2)
     assert "no image of tifa lies in" in told
     assert "'item_0', 'item_1', 'item_2' and 6 in all" in told

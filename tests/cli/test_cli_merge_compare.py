@@ -108,20 +108,20 @@ def test_failures_of_all_shards_are_listed(inputs: list[Any], tmp_path: Path) ->
 def test_what_is_no_whole_evaluation_is_refused(
     shards: list[Path], command: list[Any], inputs: list[Any], tmp_path: Path
 ) -> None:
-    assert "the shards 2/3 are missing: 2 of 3 were given" in refused("merge", shards[0], shards[2], code=1)
+    assert "the shards 2/3 are missing: 2 of 3 were given" in refused("merge", shards[0], shards[2], code=2)
     shutil.copy(shards[0], tmp_path / "again.safetensors")
-    assert "each shard must come once" in refused("merge", shards[0], tmp_path / "again.safetensors", code=1)
-    assert "each shard must come once" in refused("merge", *shards, shards[0], code=1)
+    assert "each shard must come once" in refused("merge", shards[0], tmp_path / "again.safetensors", code=2)
+    assert "each shard must come once" in refused("merge", *shards, shards[0], code=2)
     other = [*command, "--set", "precision.nearest_k=2", "--shard", "2/3", "--save-state", tmp_path / "2.safetensors"]
     done(*other)
-    line = refused("merge", shards[0], tmp_path / "2.safetensors", shards[2], code=1)
+    line = refused("merge", shards[0], tmp_path / "2.safetensors", shards[2], code=2)
     assert "are not shards of one evaluation (measures: " in line
     done(*command, "--shard", "2/2", "--save-state", tmp_path / "3.safetensors")
-    assert "number of shards: 3 against 2" in refused("merge", shards[0], tmp_path / "3.safetensors", code=1)
+    assert "number of shards: 3 against 2" in refused("merge", shards[0], tmp_path / "3.safetensors", code=2)
     done("stats", inputs[2], "-o", tmp_path / "r.safetensors", "--metrics", "fd_digits_clip", "--workers", 0, "--quiet")
-    assert "was not written by `imgmetrics evaluate" in refused("merge", tmp_path / "r.safetensors", code=1)
+    assert "was not written by `imgmetrics evaluate" in refused("merge", tmp_path / "r.safetensors", code=2)
     (tmp_path / "cut.safetensors").write_bytes(shards[0].read_bytes()[:300])
-    assert "is not a saved suite" in refused("merge", tmp_path / "cut.safetensors", code=1)
+    assert "is not a saved suite" in refused("merge", tmp_path / "cut.safetensors", code=2)
     assert "there is no file" in refused("merge", tmp_path / "none.safetensors", code=2)
 
 
@@ -203,14 +203,14 @@ def test_what_was_measured_differently_is_refused_unless_forced(tmp_path: Path) 
     for name, report in (("a", a), ("b", b)):
         (tmp_path / f"{name}.json").write_text(report.to_json())
     pair = [tmp_path / "a.json", tmp_path / "b.json"]
-    assert "network: a against b" in refused("compare", *pair, code=1)
+    assert "network: a against b" in refused("compare", *pair, code=2)
     answer = done("compare", *pair, "--force")
     assert "forced: clip_score was not measured in the same way (network: a against b)" in answer.err
 
 
 def test_compare_from_the_command_line(whole: Path, inputs: list[Any], tmp_path: Path) -> None:
     darker = folder(tmp_path / "darker", (random_images(N, 12, 0) * 0.6).to(torch.uint8))
-    command = ["evaluate", darker, *inputs[1:], "--metrics", METRICS.replace("precision,", ""), *DIGITS[2:], "--quiet"]
+    command = ["evaluate", darker, *inputs[1:], "--metrics", METRICS.replace("precision,", ""), *DIGITS, "--quiet"]
     done(*command, "--json", tmp_path / "b.json")
     files = {name: tmp_path / f"c.{name}" for name in ("json", "csv", "markdown")}
     options = [x for name, path in files.items() for x in (f"--{name}", path)]
@@ -230,6 +230,6 @@ def test_compare_from_the_command_line(whole: Path, inputs: list[Any], tmp_path:
 def test_files_that_are_no_reports(whole: Path, tmp_path: Path) -> None:
     assert "there is no file" in refused("compare", whole, tmp_path / "none.json", code=2)
     (tmp_path / "x.json").write_text("{}")
-    assert "is no JSON report" in refused("compare", whole, tmp_path / "x.json", code=1)
+    assert "is no JSON report" in refused("compare", whole, tmp_path / "x.json", code=2)
     (tmp_path / "y.json").write_text(of_value(1.0).to_json())
     assert "share no metric" in refused("compare", whole, tmp_path / "y.json", code=2)

@@ -17,7 +17,7 @@ from lightning_imgmetrics.cli.build import expand
 from lightning_imgmetrics.cli.console import Terminal
 from lightning_imgmetrics.cli.evaluate import evaluate, measure_statistics
 from lightning_imgmetrics.cli.ranks import default_workers, process_group
-from lightning_imgmetrics.cli.request import Measures, Request
+from lightning_imgmetrics.cli.request import MetricSpec, Request
 from lightning_imgmetrics.errors import ImgMetricsError
 
 
@@ -34,10 +34,9 @@ def alone(inputs: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request_for(inputs: list[Any], **changes: Any) -> Request:
-    settings = ("clip_score.model_name_or_path=digits-clip", "lpips_diversity.net_type=digits-clip")
-    measures = Measures(metrics=expand(METRICS.split(",")), network="digits-clip", settings=settings)
+    spec = MetricSpec(metrics=expand(METRICS.split(",")), network="digits-clip")
     texts = {"generated": str(inputs[0]), "reference": str(inputs[2]), "prompts": str(inputs[4])}
-    return replace(Request(measures=measures, batch_size=4, workers=0, device="cpu", **texts), **changes)
+    return replace(Request(command="evaluate", spec=spec, batch_size=4, workers=0, device="cpu", **texts), **changes)
 
 
 def outcome(rank: int, size: int, request: Request) -> Any:
@@ -68,8 +67,8 @@ def test_ranks_without_data_and_a_reference_in_a_file(worlds: Worlds, inputs: li
     rest = ["--metrics", "fd_digits_clip", "--workers", 0, "--quiet"]
     done("stats", inputs[2], "-o", stats, *rest)
     done("evaluate", few, "--reference", stats, *rest, "--json", tmp_path / "a.json")
-    measures = Measures(metrics=("fd_digits_clip",))
-    request = Request(measures=measures, generated=str(few), reference=str(stats), workers=0, device="cpu")
+    spec = MetricSpec(metrics=("fd_digits_clip",))
+    request = Request(command="evaluate", spec=spec, generated=str(few), reference=str(stats), workers=0, device="cpu")
     answers = worlds(3, outcome, request)
     assert answers[0] == answers[1] == answers[2]
     (tmp_path / "b.json").write_text(answers[0][0])
@@ -80,10 +79,12 @@ def test_ranks_without_data_and_a_reference_in_a_file(worlds: Worlds, inputs: li
 def test_a_failure_on_one_rank_ends_all(worlds: Worlds, inputs: list[Any], tmp_path: Path) -> None:
     broken = folder(tmp_path / "broken", random_images(6, 12, 0))
     (broken / "003.png").write_bytes(b"")  # a sample of rank 1
-    measures = Measures(metrics=("fd_digits_clip",))
-    request = Request(measures=measures, generated=str(broken), reference=str(inputs[2]), workers=0, device="cpu")
+    spec = MetricSpec(metrics=("fd_digits_clip",))
+    request = Request(
+        command="evaluate", spec=spec, generated=str(broken), reference=str(inputs[2]), workers=0, device="cpu"
+    )
     first, second = worlds(2, outcome, request)
-    assert second.startswith("UnreadableImage: 1 of 6 images could not be read")
+    assert second.startswith("UnreadableImage: 1 of 6 generated images could not be read, --max-failed allows 0")
     assert first.startswith("MissingRanks: measuring the images was aborted")
     assert "003.png" in first
     answers = worlds(2, outcome, replace(request, max_failed=1))

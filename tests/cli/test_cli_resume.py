@@ -83,7 +83,7 @@ def test_sums_by_group_are_not_merged_by_saving(tmp_path: Path) -> None:
     """Saving after each of many batches must not change the order of the sums of Inception score and diversity."""
     images = folder(tmp_path / "generated", random_images(70, 8, 0))
     (tmp_path / "prompts.txt").write_text("\n".join(f"digit {i % 3}" for i in range(70)))
-    command = ["evaluate", images, "--prompts", tmp_path / "prompts.txt", "--metrics", "lpips_diversity", *DIGITS[4:8]]
+    command = ["evaluate", images, "--prompts", tmp_path / "prompts.txt", "--metrics", "lpips_diversity", *DIGITS[:4]]
     command += ["--batch-size", 1, "--json", tmp_path / "a.json", "--quiet"]
     done(*command)
     expected = load(tmp_path / "a.json")
@@ -131,7 +131,7 @@ def test_failures_of_before_are_counted_once(tmp_path: Path) -> None:
 
 
 def test_statistics_go_on_too(inputs: list[Any], tmp_path: Path) -> None:
-    command = ["stats", inputs[2], "--metrics", "fd_digits_clip,precision", *DIGITS[:2], *DIGITS[6:], "--quiet"]
+    command = ["stats", inputs[2], "--metrics", "fd_digits_clip,precision", *DIGITS, "--quiet"]
     done(*command, "-o", tmp_path / "a.safetensors")
     run = ["-o", tmp_path / "b.safetensors", "--run-dir", tmp_path / "run", "--save-every", 0]
     cut(4, *command, *run)
@@ -173,7 +173,7 @@ def test_a_damaged_state_is_named(damage: str, command: list[Any], tmp_path: Pat
         save_file({"x": torch.zeros(1)}, path)
     else:
         path.write_bytes(path.read_bytes()[:500] if damage == "cut" else b"")
-    line = refused(*command, *run, "--resume", code=1)
+    line = refused(*command, *run, "--resume", code=2)
     assert STATE in line
     path.unlink()
     done(*command, *run, "--resume")
@@ -245,7 +245,7 @@ def test_one_image_that_does_not_fit(command: list[Any], monkeypatch: pytest.Mon
         raise torch.OutOfMemoryError("too much")
 
     monkeypatch.setattr(Loop, "_pass", never)
-    assert "one image is too large for the memory of cpu" in refused(*command, code=1)
+    assert "out of memory: one image is too large for the device" in refused(*command, code=1)
 
 
 # Real kills

@@ -80,7 +80,7 @@ def test_pairs_do_not_depend_on_batches(sides: tuple[Path, Path], tmp_path: Path
     found = []
     for size in (1, 3, 16):
         path = tmp_path / f"{size}.json"
-        network = ("--set", "rfid.network=digits-clip", "--set", "lpips.net_type=digits-clip")
+        network = ("--set", "rfid.network=digits-clip", "--set", "lpips.network=digits-clip")
         done("pairs", *sides, "--metrics", "reconstruction", *network, "--batch-size", size, "--json", path, *QUIET)
         found.append(values(path))
     assert list(found[0]) == ["psnr", "ssim", "lpips", "rfid"]
@@ -92,7 +92,7 @@ def test_pairs_do_not_depend_on_batches(sides: tuple[Path, Path], tmp_path: Path
 
 def test_pairs_that_do_not_pair_are_listed(sides: tuple[Path, Path], tmp_path: Path) -> None:
     lacking = folder(tmp_path / "b", random_images(2, 24, 0), ["00.png", "other.png"])
-    told = refused("pairs", sides[0], lacking, "--metrics", "psnr", *QUIET, code=1)
+    told = refused("pairs", sides[0], lacking, "--metrics", "psnr", *QUIET, code=2)
     assert "9 images and 2 partners must pair one to one, 8 and 1 do not" in told
     assert "'01.png'" in told
     small = folder(tmp_path / "c", random_images(9, 24, 0), [p.name for p in sorted(sides[0].iterdir())])
@@ -154,7 +154,9 @@ def test_rates(generated: list[Any], tmp_path: Path) -> None:
     assert results["safety_rate"]["value"] == results["blank_rate"]["value"] == pytest.approx(1 / N)
     assert results["safety_rate"]["details"]["black_fraction"] == pytest.approx(1 / N)
     assert "labels:nsfw+gore" in results["safety_rate"]["signature"]
-    assert "missing" in refused("evaluate", generated[0], "--metrics", "artifact_rate", *QUIET, code=2)
+    assert "artifact_rate requires `--network`" in refused(
+        "evaluate", generated[0], "--metrics", "artifact_rate", *QUIET, code=2
+    )
 
 
 def test_labels_by_number_and_a_target(generated: list[Any], tmp_path: Path) -> None:
@@ -169,9 +171,11 @@ def test_labels_by_number_and_a_target(generated: list[Any], tmp_path: Path) -> 
     for target, kept in (("0.25,0.75", "0.25+0.75"), ("none", "0.5+0.5")):
         done(*command, "--set", f"attribute_balance.target={target}", "--json", tmp_path / "balance.json")
         assert f"target:{kept}|" in load(tmp_path / "balance.json")["results"]["attribute_balance"]["signature"]
-    assert "must be shares that sum to 1" in refused(*command, "--set", "attribute_balance.target=1,3", code=1)
+    assert "must be shares that sum to 1" in refused(*command, "--set", "attribute_balance.target=1,3", code=2)
     told = refused(*command, "--set", "attribute_balance.target=0.5,half", code=2)
-    assert "`target` must be float, got 'half'" in told
+    assert (
+        "--set attribute_balance.target must be {name: value, ...} or a list of float or none, got '0.5,half'" in told
+    )
 
 
 def test_sizes_of_a_window(sides: tuple[Path, Path], tmp_path: Path) -> None:
@@ -187,7 +191,7 @@ def test_sizes_of_a_window(sides: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_precision_is_that_of_networks(generated: list[Any]) -> None:
-    given = ("--set", "clip_score.model_name_or_path=digits-clip", "--dtype", "bfloat16")
+    given = ("--set", "clip_score.network=digits-clip", "--dtype", "bfloat16")
     command = ("--metrics", "saturation,clip_score", *given, "--workers", 0, "--device", "cpu")
     told = [line for line in done("evaluate", *generated, *command).err.splitlines() if "deviate" in line]
     assert len(told) == 1
@@ -202,11 +206,11 @@ def test_per_prompt_of_sums_is_refused(generated: list[Any]) -> None:
 
 def test_what_is_missing_is_said(generated: list[Any], tmp_path: Path) -> None:
     told = refused("evaluate", generated[0], "--metrics", "saturation", "--per-prompt", *QUIET, code=2)
-    assert "--prompts is missing: --per-prompt cannot do without" in told
+    assert "saturation_per_prompt requires `--prompts`" in told
     frechet = ("--metrics", "fd_digits_clip", "--reference", generated[0], "--per-prompt")
     assert "scores single images" in refused("evaluate", *generated, *frechet, *QUIET, code=2)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n".join(json.dumps({"prompt": "  ", "file": f"{i:02}.png"}) for i in range(N)))
     assert "line 1: no text" in refused(
-        "evaluate", generated[0], "--prompts", empty, "--metrics", "pickscore", *QUIET, code=1
+        "evaluate", generated[0], "--prompts", empty, "--metrics", "pickscore", *QUIET, code=2
     )

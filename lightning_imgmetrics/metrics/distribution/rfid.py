@@ -19,7 +19,7 @@ from lightning_imgmetrics.models.base.extractor import Extractor
 from lightning_imgmetrics.states.moments import Moments
 
 
-class ReconstructionFrechetDistance(FrechetDistance):
+class ReconstructionFrechetDistance(DistributionMetric):
     """rFID: Fréchet distance between reconstructions and the very images that they reconstruct.
 
     Each pair's image counts as generated and its target as reference, so `update` takes both and there is no separate
@@ -50,6 +50,8 @@ class ReconstructionFrechetDistance(FrechetDistance):
     """
 
     name: ClassVar[str] = "rfid"
+    higher_is_better = False
+    plot_lower_bound: float = 0.0
     inputs: ClassVar[tuple[str, ...]] = ("target",)
 
     def __init__(
@@ -62,13 +64,15 @@ class ReconstructionFrechetDistance(FrechetDistance):
         extractor, own = network_of(network)
         layer = layer or own
         d = extractor.dim(layer)
-        self.groups, self.moments = 0, Moments(d)
+        self.moments = Moments(d)
         # Both on the generated side: what clears or keeps a reference is not meant.
         streams = {
             "moments": Stream(self.moments, d, layer, _images),
             "targets": Stream(self.moments, d, layer, _targets),
         }
-        DistributionMetric.__init__(self, extractor, streams, {}, **kwargs)
+        super().__init__(extractor, streams, {}, **kwargs)
+
+    distance = FrechetDistance.distance
 
     def update(self, preds: Images, target: Images, ids: Ids | None = None) -> None:
         """Add reconstructions and their originals, (n, 3, h, w) uint8 or float in `value_range`, or lists of images."""

@@ -74,6 +74,7 @@ class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
     layers = ("maps",)
+    default_network: ClassVar[str] = "alex"
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class LearnedPerceptualImagePatchSimilarity(FullReferenceMetric):
     ):
         if not isinstance(normalize, bool):
             raise ValueError(f"Argument `normalize` should be an bool but got {normalize}")
-        network = network_argument(network, "alex", net_type=net_type)
+        network = network_argument(network, self.default_network, net_type=net_type)
         extractor = perceptual_extractor(network, weights, None)
         self.depth = 0  # of the layers that are reported
         if per_layer:
@@ -211,6 +212,7 @@ class LPIPSDiversity(ImageMetric):
     plot_lower_bound: float = 0.0
     inputs = ("prompts",)
     layers = ("maps",)
+    default_network: ClassVar[str] = "alex"
 
     def __init__(
         self,
@@ -227,7 +229,8 @@ class LPIPSDiversity(ImageMetric):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
         self.max_prompts = max_prompts
-        self.extractor = perceptual_extractor(network_argument(network, "alex", net_type=net_type), weights, image_size)
+        network = network_argument(network, self.default_network, net_type=net_type)
+        self.extractor = perceptual_extractor(network, weights, image_size)
         self.per_prompt = Groups(max_prompts, self._length(image_size))
         self.add_stream("prompt", Stream(self.per_prompt, 1 + self.per_prompt.d))
 

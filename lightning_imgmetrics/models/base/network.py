@@ -126,18 +126,29 @@ def cached_by_text(
     return found
 
 
-def run_in_batches(run: Callable[[slice], T], n: int, most: int) -> list[T]:
-    """`run` over slices of at most `most` of n items, in order; where memory runs out, the slices are halved."""
+def run_in_batches(
+    run: Callable[[slice], T],
+    n: int,
+    most: int,
+    *,
+    end: Callable[[int, int], int] = lambda start, stop: stop,
+    on_halved: Callable[[int], None] = lambda most: None,
+) -> list[T]:
+    """`run` over slices of at most `most` of n items, in order; where memory runs out, the slices are halved.
+
+    `end(start, stop)`: where a slice that might reach `stop` must end; `on_halved`: called with the new size.
+    """
     out: list[T] = []
     start = 0
     while start < n:
-        stop = min(start + most, n)
+        stop = end(start, min(start + most, n))
         try:
             out.append(run(slice(start, stop)))
         except torch.OutOfMemoryError as error:
             if stop - start == 1:
-                raise ImgMetricsError("the device's memory does not suffice for one image") from error
+                raise ImgMetricsError("out of memory: one image is too large for the device") from error
             most = (stop - start) // 2
+            on_halved(most)
         else:
             start = stop
             continue
