@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_UNREACHABLE = ("ConnectError", "ConnectTimeout")  # names in httpx, which openai vendors in some versions
+_UNREACHABLE = ("ConnectError", "ConnectTimeout")  # names in httpx and httpx2, on which openai's client is built
 
 
 def connection_failure(error: Exception) -> tuple[bool, str]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 from lightning_imgmetrics.errors import require
-from lightning_imgmetrics.judges.parsing.answers import digits
+from lightning_imgmetrics.judges.parsing.answers import as_number
 
 require("pydantic", "judge")
 
 from pydantic import BaseModel, BeforeValidator, Field  # noqa: E402
 
 Reasons = Annotated[str, Field(min_length=1)]
-Whole = Annotated[int, BeforeValidator(digits)]
+Whole = Annotated[int, BeforeValidator(as_number)]
 
 
 class Scored(BaseModel):
     """Reasons, and the number that they lead to."""
 
     reasoning: Reasons
-    score: Annotated[float, BeforeValidator(digits)]
+    score: Annotated[float, BeforeValidator(as_number)]
 
 
 class Chosen(BaseModel):

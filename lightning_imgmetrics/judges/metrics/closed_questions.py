@@ -12,7 +12,7 @@ from lightning_imgmetrics.judges.metrics.queries import Ask
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, fenced
 from lightning_imgmetrics.judges.parsing.decisions import choice_of, literal_choice, yes_no
 from lightning_imgmetrics.judges.parsing.json_text import after_thinking
-from lightning_imgmetrics.judges.parsing.refusals import refused
+from lightning_imgmetrics.judges.parsing.refusals import is_refusal
 
 _LOOK = "Look at the picture, and answer the question about it."
 _READ = "Read the description, and answer the question by what it says and nothing else."
@@ -43,7 +43,7 @@ def choice_ask(question: str, choices: Sequence[str], about: Tensor | str) -> As
 def chosen(text: str, choices: Sequence[str]) -> str | None:
     """The choice that an answer is, or names; None where it names none or several."""
     answer = after_thinking(text)
-    if answer is None or refused(answer):
+    if answer is None or is_refusal(answer):
         return None
     position = literal_choice(answer.strip("\"'.*` \n"), choices)
     if position is not None:
@@ -64,4 +64,4 @@ def _ask(question: str, about: Tensor | str, form: str, read: Callable[[str], bo
 
 def _short(text: str) -> str | None:
     answer = after_thinking(text)
-    return None if not answer or refused(answer) else answer
+    return None if not answer or is_refusal(answer) else answer

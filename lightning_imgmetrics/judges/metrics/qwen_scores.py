@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from lightning_imgmetrics.judges.parsing.answers import digits, json_in
+from lightning_imgmetrics.judges.parsing.answers import as_number, json_in
 
 Marks = dict[str, dict[str, "float | None"]]  # heading -> facet -> 0, 60, 100, or None where it has no mark
 Checklist = Mapping[str, Collection[str]]
@@ -65,7 +65,7 @@ def _facets(answer: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _worth(mark: Any) -> float | None:
-    number = digits(mark)
+    number = as_number(mark)
     return _WORTH.get(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 

@@ -13,7 +13,7 @@ from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.position_bias import PLACES, both_orders, checked_orders, in_orders
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
-from lightning_imgmetrics.judges.parsing.answers import Reading, labelled_numbers, labelled_pairs
+from lightning_imgmetrics.judges.parsing.answers import Reading, labeled_numbers, labeled_pairs
 from lightning_imgmetrics.judges.parsing.json_text import after_thinking
 from lightning_imgmetrics.judges.prompts.unified_reward import (
     UNIFIED_REWARD_PAIR,
@@ -106,12 +106,12 @@ class UnifiedReward(WordedMetric):
 
 
 def _read_point(text: str) -> Reading | None:
-    return _complete(labelled_numbers(text, _LABELS, scale=(1, 5)), text)
+    return _complete(labeled_numbers(text, _LABELS, scale=(1, 5)), text)
 
 
 def _read_pair(text: str) -> Reading | None:
     """The share of the first image on each axis."""
-    pairs = labelled_pairs(text, _LABELS).items()
+    pairs = labeled_pairs(text, _LABELS).items()
     return _complete({label: pair and pair[0] / sum(pair) for label, pair in pairs}, text)
 
 

@@ -18,7 +18,7 @@ from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.parsing.answers import Reading, numbers_at
-from lightning_imgmetrics.judges.parsing.refusals import refused
+from lightning_imgmetrics.judges.parsing.refusals import is_refusal
 from lightning_imgmetrics.judges.prompts.vie_score import VIESCORE_PQ, VIESCORE_SC
 
 _QUALITY = ("naturalness", "artifacts")
@@ -101,7 +101,7 @@ def _ask(question: Any, count: int, name: str) -> Ask:
 
 def _read(text: str, count: int) -> Reading | None:
     reading = numbers_at(text, scale=(0, 10), count=count)
-    return None if reading is None or refused(reading.reasoning) else reading
+    return None if reading is None or is_refusal(reading.reasoning) else reading
 
 
 def _side_by_side(images: Sequence[Tensor]) -> Tensor:

@@ -60,7 +60,7 @@ def read_json(text: str, schema: type[Model]) -> Model | None:
     """The JSON of an answer as an instance of a pydantic model; None where it does not fit.
 
     The last object with a field of the model decides, as a judge may repeat its example first. Types are strict: true
-    is no number, and "7" is one only where the model has a validator for it, such as `digits`.
+    is no number, and "7" is one only where the model has a validator for it, such as `as_number`.
     """
     pydantic = require("pydantic", "judge")
     names = set() if issubclass(schema, pydantic.RootModel) else _names(schema)
@@ -90,13 +90,13 @@ def numbers_at(text: str, key: str = "score", *, scale: Scale, count: int | None
     objects = any(group.text.startswith("{") for group in groups)
     fields = _fields(groups, key) if objects else {key: _bare(answer, key)}
     value, reasoning = fields.get(key), fields.get("reasoning")
-    scores = tuple(digits(x) for x in (value if isinstance(value, list) else [value]))
+    scores = tuple(as_number(x) for x in (value if isinstance(value, list) else [value]))
     if not scores or not all(_on_scale(x, scale) for x in scores) or count not in (None, len(scores)):
         return None
     return Reading(tuple(map(float, scores)), reasoning if isinstance(reasoning, str) else "")
 
 
-def labelled_numbers(text: str, labels: Sequence[str], *, scale: Scale = (1, 5)) -> dict[str, float | None]:
+def labeled_numbers(text: str, labels: Sequence[str], *, scale: Scale = (1, 5)) -> dict[str, float | None]:
     """The number after each label, as in `Style Score (1-5): 2.69`; None where absent, off the scale, or not one.
 
     Case, stars and the width of the colon do not matter, and the top of the scale may follow ("4/5"). A number up to
@@ -112,7 +112,7 @@ def labelled_numbers(text: str, labels: Sequence[str], *, scale: Scale = (1, 5))
     return numbers
 
 
-def labelled_pairs(text: str, labels: Sequence[str], *, scale: Scale = (0, 1)) -> dict[str, Scale | None]:
+def labeled_pairs(text: str, labels: Sequence[str], *, scale: Scale = (0, 1)) -> dict[str, Scale | None]:
     """The two numbers after each label, as in `Style Score:`, ` Image 1: 0.4`, ` Image 2: 0.6`; None as above.
 
     They are shares of the top of the scale: None where they do not add up to it within 1 %.
@@ -147,7 +147,7 @@ def pair_scores(text: str) -> Scale | None:
     return None if first is None or second is None else (first, second)
 
 
-def digits(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """The number that a string is ("7" is 7, "7.5" is 7.5); any other value as it is."""
     if not isinstance(value, str) or not _NUMBER.fullmatch(number := value.strip()):
         return value

@@ -53,7 +53,7 @@ _REFUSAL = re.compile(
 _PLAIN = str.maketrans({"\u2019": "'", "-": " "})
 
 
-def refused(text: str) -> bool:
+def is_refusal(text: str) -> bool:
     """Whether an English text is a refusal to judge: "I'm sorry, I cannot assist", "no image was given".
 
     It must refuse the images, the request or the score as a whole. Statements about a picture are no refusals ("I

@@ -118,8 +118,8 @@ def _parts(
                 nodes += [part for item in items[::-1] for part in (item, glue)][:-1]
             case ast.Name(id=name) if name in slots:
                 parts.append(node)
-            case ast.Name(id=name) if isinstance(text := values.get(scope + name, values.get(name)), list):
-                parts += text
+            case ast.Name(id=name) if isinstance(earlier := values.get(scope + name, values.get(name)), list):
+                parts += earlier
             case _:
                 return node
     return parts

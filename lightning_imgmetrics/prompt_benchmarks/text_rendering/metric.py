@@ -19,7 +19,7 @@ from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
 from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
 from lightning_imgmetrics.judges.metrics.quoting import AGAIN, wording_digest
 from lightning_imgmetrics.judges.parsing.answers import json_in
-from lightning_imgmetrics.judges.parsing.refusals import refused
+from lightning_imgmetrics.judges.parsing.refusals import is_refusal
 from lightning_imgmetrics.prompt_benchmarks.base.benchmark_metric import BenchmarkMetric
 from lightning_imgmetrics.prompt_benchmarks.base.categories import records_of
 from lightning_imgmetrics.prompt_benchmarks.text_rendering.targets import TextTarget, read_text_targets, target_of
@@ -81,7 +81,7 @@ class TextRendering(BenchmarkMetric[TextTarget]):
         if text is None or not self.judge.can_refuse:
             return text
         missed = word_accuracy(" ".join(target.texts), text, self._languages[target.id]) == 0
-        return None if missed and refused(text) else text
+        return None if missed and is_refusal(text) else text
 
     def conclude(self, sample: Sample, readings: Sequence[str | None]) -> Verdict:
         target, (text,) = self.item_of(sample), readings

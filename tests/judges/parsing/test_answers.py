@@ -13,10 +13,10 @@ import pytest
 from lightning_imgmetrics.errors import MissingExtra
 from lightning_imgmetrics.judges.parsing.answers import (
     Reading,
-    digits,
+    as_number,
     json_in,
-    labelled_numbers,
-    labelled_pairs,
+    labeled_numbers,
+    labeled_pairs,
     numbers_at,
     pair_scores,
     read_json,
@@ -122,7 +122,7 @@ class Rating(pydantic.BaseModel):
 
 
 class Loose(pydantic.BaseModel):
-    score: Annotated[float, pydantic.BeforeValidator(digits), pydantic.Field(ge=0, le=10)]
+    score: Annotated[float, pydantic.BeforeValidator(as_number), pydantic.Field(ge=0, le=10)]
     verdict: Literal["good", "bad"] = pydantic.Field("good", alias="Verdict")
 
 
@@ -174,10 +174,10 @@ def test_schema_without_fields_is_that_of_the_last_value() -> None:
 
 
 def test_digits() -> None:
-    assert [digits(x) for x in ("7", " -7.5 ", "+.5", "07", "7 of 10", "\u0667", "", None, True)] == [
+    assert [as_number(x) for x in ("7", " -7.5 ", "+.5", "07", "7 of 10", "\u0667", "", None, True)] == [
         *(7, -7.5, 0.5, "07", "7 of 10", "\u0667", "", None, True)
     ]
-    assert math.isinf(digits("9" * 5000))
+    assert math.isinf(as_number("9" * 5000))
 
 
 @pytest.mark.parametrize(
@@ -254,27 +254,27 @@ def test_reasoning_comes_with_scores() -> None:
     assert numbers_at('{"score": 7, "reasoning": ["a"]}', scale=(0, 10)) == Reading((7.0,), "")
 
 
-def test_labelled_numbers() -> None:
+def test_labeled_numbers() -> None:
     plain = (
         "Alignment Score (1-5): 2.694700002670288\nCoherence Score (1-5): 2.371500015258789\n"
         "Style Score (1-5): 2.802500009536743\n"
     )
-    assert list(labelled_numbers(plain, AXES).values()) == [2.694700002670288, 2.371500015258789, 2.802500009536743]
+    assert list(labeled_numbers(plain, AXES).values()) == [2.694700002670288, 2.371500015258789, 2.802500009536743]
     for text in (
         "**Alignment Score (1-5):** 4\n**Coherence Score** (1-5)\uff1a 3.5/5\n- *Style Score*: 2 out of 5",
         "alignment score: 4. Coherence score : 3.5; STYLE SCORE (of 5):2",
         "Style Score: 3\n<think>5</think>Alignment Score: 4 (good)\nCoherence Score: 3.5 - fine\nStyle Score: 2",
         "Alignment Score: 4, Coherence Score: 3.5, Style Score: 2\nAs said: Style Score: 2.0",
     ):
-        assert labelled_numbers(text, AXES) == {AXES[0]: 4, AXES[1]: 3.5, AXES[2]: 2}
+        assert labeled_numbers(text, AXES) == {AXES[0]: 4, AXES[1]: 3.5, AXES[2]: 2}
 
 
-def test_labelled_numbers_that_overshoot_the_scale_are_kept_as_they_are() -> None:
+def test_labeled_numbers_that_overshoot_the_scale_are_kept_as_they_are() -> None:
     """By 2 % of it at most, as networks do that write real values."""
     text = "Alignment Score (1-5): 5.0123\nCoherence Score (1-5): 0.98\nStyle Score (1-5): 5.0800"
-    assert list(labelled_numbers(text, AXES).values()) == [5.0123, 0.98, 5.08]
-    assert labelled_numbers("Style Score: 25.5", AXES[2:], scale=(0, 25)) == {AXES[2]: 25.5}
-    assert labelled_numbers("Style Score: 25.6", AXES[2:], scale=(0, 25)) == {AXES[2]: None}
+    assert list(labeled_numbers(text, AXES).values()) == [5.0123, 0.98, 5.08]
+    assert labeled_numbers("Style Score: 25.5", AXES[2:], scale=(0, 25)) == {AXES[2]: 25.5}
+    assert labeled_numbers("Style Score: 25.6", AXES[2:], scale=(0, 25)) == {AXES[2]: None}
 
 
 NO_SCORES = [
@@ -311,30 +311,30 @@ NO_SCORES += [
 
 
 @pytest.mark.parametrize("number", [*NO_SCORES, "3\nStyle Score: 4"])
-def test_labelled_numbers_that_are_none(number: str) -> None:
+def test_labeled_numbers_that_are_none(number: str) -> None:
     text = f"Alignment Score (1-5): 2\nStyle Score (1-5): {number}\nThe end"
-    assert labelled_numbers(text, AXES) == {AXES[0]: 2, AXES[1]: None, AXES[2]: None}
-    assert labelled_numbers(f"Hairstyle Score: 3\n{text}", AXES[2:]) == {AXES[2]: None}
-    assert labelled_numbers(f"{text}\n<think>", AXES[:1]) == {AXES[0]: None}
+    assert labeled_numbers(text, AXES) == {AXES[0]: 2, AXES[1]: None, AXES[2]: None}
+    assert labeled_numbers(f"Hairstyle Score: 3\n{text}", AXES[2:]) == {AXES[2]: None}
+    assert labeled_numbers(f"{text}\n<think>", AXES[:1]) == {AXES[0]: None}
 
 
-def test_labelled_number_on_another_scale() -> None:
-    assert labelled_numbers("**Final Score:** 8.5/10", ["Final Score"], scale=(0, 10)) == {"Final Score": 8.5}
-    assert labelled_numbers("Final Score: -8.5", ["Final Score"], scale=(-10, 10)) == {"Final Score": -8.5}
+def test_labeled_number_on_another_scale() -> None:
+    assert labeled_numbers("**Final Score:** 8.5/10", ["Final Score"], scale=(0, 10)) == {"Final Score": 8.5}
+    assert labeled_numbers("Final Score: -8.5", ["Final Score"], scale=(-10, 10)) == {"Final Score": -8.5}
 
 
-def test_labelled_pairs() -> None:
+def test_labeled_pairs() -> None:
     text = (
         "Alignment Score:\n Image 1: 0.435699999332428\n Image 2: 0.564300000667572\n\n"
         "**Coherence Score:**\n - **Image 1:** 0.7\n - **Image 2:** 0.7\n\nStyle Score:\n Image 1: 1\n Image 2: 0\n"
     ).replace(" - ", " ")
     expected = {AXES[0]: (0.435699999332428, 0.564300000667572), AXES[1]: None, AXES[2]: (1, 0)}
-    assert labelled_pairs(text, AXES) == expected
-    assert labelled_pairs("Style Score: Image 1: 0.4, Image 2: 0.6. Done", AXES[2:]) == {AXES[2]: None}
-    assert labelled_pairs("Style Score: Image 1: 0.4, Image 2: 0.6", AXES[2:]) == {AXES[2]: (0.4, 0.6)}
-    assert labelled_pairs("Style Score:\n Image 1: 1.4\n Image 2: -0.4", AXES[2:]) == {AXES[2]: None}
-    assert labelled_pairs("Style Score:\n Image 1: 0.4", AXES[2:]) == {AXES[2]: None}
-    assert labelled_pairs("Style Score:\n Image 1: X\n Image 2: Y", AXES[2:]) == {AXES[2]: None}
+    assert labeled_pairs(text, AXES) == expected
+    assert labeled_pairs("Style Score: Image 1: 0.4, Image 2: 0.6. Done", AXES[2:]) == {AXES[2]: None}
+    assert labeled_pairs("Style Score: Image 1: 0.4, Image 2: 0.6", AXES[2:]) == {AXES[2]: (0.4, 0.6)}
+    assert labeled_pairs("Style Score:\n Image 1: 1.4\n Image 2: -0.4", AXES[2:]) == {AXES[2]: None}
+    assert labeled_pairs("Style Score:\n Image 1: 0.4", AXES[2:]) == {AXES[2]: None}
+    assert labeled_pairs("Style Score:\n Image 1: X\n Image 2: Y", AXES[2:]) == {AXES[2]: None}
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings, strategies as st
 
 from lightning_imgmetrics.judges.parsing.answers import (
     json_in,
-    labelled_numbers,
-    labelled_pairs,
+    labeled_numbers,
+    labeled_pairs,
     numbers_at,
     pair_scores,
     read_json,
@@ -35,8 +35,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "json": json_in,
     "schema": lambda text: read_json(text, Rating),
     "numbers": lambda text: numbers_at(text, scale=(0, 10)),
-    "labelled": lambda text: labelled_numbers(text, LABELS),
-    "labelled_pairs": lambda text: labelled_pairs(text, LABELS),
+    "labeled": lambda text: labeled_numbers(text, LABELS),
+    "labeled_pairs": lambda text: labeled_pairs(text, LABELS),
     "pair": pair_scores,
     "preferred": preferred_image,
     "yes_no": yes_no,
@@ -149,8 +149,8 @@ def test_scores_are_numbers_of_the_text_on_their_scale(text: str) -> None:
     reading = numbers_at(text, scale=(0, 10))
     rated = read_json(text, Rating)
     scored = numbers_in(reading.scores if reading else ()) + ([rated.score] if rated else [])
-    axes = numbers_in(labelled_numbers(text, LABELS))
-    shares = numbers_in(labelled_pairs(text, LABELS))
+    axes = numbers_in(labeled_numbers(text, LABELS))
+    shares = numbers_in(labeled_pairs(text, LABELS))
     assert all(0 <= x <= 10 for x in scored)
     assert all(0.92 <= x <= 5.08 for x in axes)  # 2 % beyond its ends
     assert all(0 <= x <= 1 for x in shares)
@@ -171,8 +171,8 @@ def test_unfinished_reasoning_is_no_answer(text: str) -> None:
     text = re.sub("</think", "", text)
     assert {name: read(f"7 <think>{text}") for name, read in READERS.items()} == {
         **dict.fromkeys(READERS),
-        "labelled": dict.fromkeys(LABELS),
-        "labelled_pairs": dict.fromkeys(LABELS),
+        "labeled": dict.fromkeys(LABELS),
+        "labeled_pairs": dict.fromkeys(LABELS),
     }
 
 

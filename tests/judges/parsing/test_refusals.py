@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_imgmetrics.judges.parsing.refusals import refused
+from lightning_imgmetrics.judges.parsing.refusals import is_refusal
 
 REFUSALS = (
     "I'm sorry, I can't assist with that.",
@@ -109,13 +109,13 @@ LOW_SCORES = (
 
 @pytest.mark.parametrize("text", [*REFUSALS, *REALISTIC])
 def test_refusals(text: str) -> None:
-    assert refused(text)
-    assert refused(text.upper())
-    assert refused(f"Scored 0. {text}") or text.startswith(OPENINGS)
+    assert is_refusal(text)
+    assert is_refusal(text.upper())
+    assert is_refusal(f"Scored 0. {text}") or text.startswith(OPENINGS)
 
 
 @pytest.mark.parametrize("text", [*REMARKS, *LOW_SCORES])
 def test_remarks(text: str) -> None:
-    assert not refused(text)
-    assert not refused(f"{text} It follows the prompt.")
-    assert not refused(f"It is a picture of a cat. {text}")
+    assert not is_refusal(text)
+    assert not is_refusal(f"{text} It follows the prompt.")
+    assert not is_refusal(f"It is a picture of a cat. {text}")
