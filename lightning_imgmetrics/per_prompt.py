@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets
-from lightning_imgmetrics.errors import JudgeFailed, NonFiniteFeatures, NotEnoughSamples, ShapeError
+from lightning_imgmetrics.errors import NotEnoughSamples, ShapeError
 from lightning_imgmetrics.functional.intervals import clustered_wilson_interval
 from lightning_imgmetrics.functional.prompt_statistics import (
     PromptStatistics,
@@ -22,7 +22,6 @@ from lightning_imgmetrics.functional.prompt_statistics import (
     variance_components,
     worst_of_k,
 )
-from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
@@ -112,19 +111,15 @@ class PerPrompt(ImageMetric):
         if isinstance(metric, FullReferenceMetric):
             scores = metric.scores_of_pairs(images=batches, target=targets)
         else:
-            scores = metric.scores_of(self.extract(batches + targets), **given, **self._named(ids))
+            scores = metric.scores_of(self.extract(batches + targets), **given, ids=ids)
         self._add_scores(scores, texts, ids)
 
     def check_inputs(self, n: int, **inputs: Any) -> None:
         self.metric.check_inputs(n, **inputs)
 
     def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
-        scores = self.metric.to(self.device).scores_of(features, **inputs, **self._named(ids))
+        scores = self.metric.to(self.device).scores_of(features, **inputs, ids=ids)
         return partial(self._add_scores, scores, inputs["prompts"], ids)
-
-    def _named(self, ids: Ids | None) -> dict[str, Any]:
-        """The ids for a metric of verdicts, which may hang on which sample it is."""
-        return {"ids": ids} if isinstance(self.metric, VerdictMetric) else {}
 
     def _add_scores(self, scores: Tensor, prompts: Sequence[str], ids: Ids | None) -> None:
         for name in self.metric.counter_names:  # counted here, where ranks are joined
@@ -158,22 +153,12 @@ class PerPrompt(ImageMetric):
     def _defined(self) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The scores that there are, their prompts as integers, and for the details how many samples have none."""
         _, keys, scores = self.streams["score"].read().unbind(1)
-        known = scores.isfinite()
-        n, without = int(known.sum()), int((~known).sum())
-        judged = isinstance(self.metric, VerdictMetric)
-        partly = judged or self.metric.score_is_partial
-        if without and not partly:
-            raise NonFiniteFeatures(f"{self.name}: {without} of {len(scores)} scores are NaN or infinity")
-        if isinstance(self.metric, VerdictMetric) and without > self.metric.max_failed * len(scores):
-            raise JudgeFailed(
-                f"{self.name}: {self.metric.fault} for {without} of {len(scores)} samples, `max_failed` is"
-                f" {self.metric.max_failed:g}"
-            )
-        if n == 0:
+        defined = scores.isfinite()
+        details = self.metric.undefined_details(int((~defined).sum()), len(scores), name=self.name)
+        if not defined.any():
             why = f"none of {len(scores)} samples has a score" if len(scores) else "call `update` first"
             raise NotEnoughSamples(self.name, 0, 1, why)
-        prompts = (keys[known] * 2.0**53).long()
-        return scores[known], prompts, {"n_failed" if judged else "n_undefined": float(without)} if partly else {}
+        return scores[defined], (keys[defined] * 2.0**53).long(), details
 
     def _variances(self, scores: Tensor, prompts: Tensor, each: PromptStatistics) -> dict[str, float]:
         if int(each.n.max()) < 2:

@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_images, quantize
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
-from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.base.inputs import as_texts
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
@@ -57,7 +56,7 @@ def score(
         if sets is not None:
             others[name] = as_image_sets(sets, n, name=name, value_range=value_range)
     m.check_inputs(n, **others)
-    others |= {"ids": torch.arange(n)} if isinstance(m, VerdictMetric) else {}  # verdicts may hang on a sample's place
+    others["ids"] = torch.arange(n)  # a judge's verdicts may depend on them
     m.to(sides[0][0].device if device is None else device)
     out = []
     try:

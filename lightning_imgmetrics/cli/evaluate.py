@@ -12,9 +12,7 @@ from lightning_imgmetrics.cli.loop import Loop, ProgressReporter, refuse_failed
 from lightning_imgmetrics.cli.prepare import Plan, bank_of, prepare
 from lightning_imgmetrics.cli.ranks import gathered, together
 from lightning_imgmetrics.cli.request import Request
-from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
 from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
-from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric
 from lightning_imgmetrics.report.tables import Report
 from lightning_imgmetrics.suite import MetricSuite
 
@@ -95,14 +93,14 @@ def report_of(
 
 
 def _categories(suite: MetricSuite) -> dict[str, dict[str, dict[str, Any]]]:
-    tables = {name: m.categories() for name, m in suite.named().items() if isinstance(m, ItemMetric)}
+    tables = {name: m.categories() for name, m in suite.named().items()}
     return {name: {k: asdict(x) for k, x in table.items()} for name, table in tables.items() if table}
 
 
 def _records(suite: MetricSuite) -> dict[str, list[dict[str, Any]]]:
     """What judges answered on all ranks, by id; of two records of one id the first, as of two scores."""
     by_id: dict[str, dict[int, dict[str, Any]]] = {}
-    for share in gathered({name: m.records() for name, m in suite.named().items() if isinstance(m, VerdictMetric)}):
+    for share in gathered({name: m.records() for name, m in suite.named().items()}):
         for name, records in share.items():
             for record in records:
                 by_id.setdefault(name, {}).setdefault(record["id"], record)

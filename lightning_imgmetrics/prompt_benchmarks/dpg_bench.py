@@ -1,4 +1,4 @@
-"""DPG-Bench: yes/no questions about dense prompts, of which those that hang on a "no" count as "no"."""
+"""DPG-Bench: yes/no questions about dense prompts, of which those that depend on a "no" count as "no"."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from torch import Tensor
 from lightning_imgmetrics.errors import ShapeError, UnknownName, UnreadableQuestions
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.question import Decoding
-from lightning_imgmetrics.judges.metrics.closed_questions import yes_no_ask
-from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
-from lightning_imgmetrics.judges.metrics.quoting import wording_digest
+from lightning_imgmetrics.judges.metrics.closed_questions import yes_no_query
+from lightning_imgmetrics.judges.metrics.queries import Query, Sample
+from lightning_imgmetrics.judges.metrics.quoting import template_digest
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
+from lightning_imgmetrics.metrics.base.summary import Category
 from lightning_imgmetrics.prompt_benchmarks.base.benchmark_metric import BenchmarkMetric
-from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, category_of, mean_known, records_of
+from lightning_imgmetrics.prompt_benchmarks.base.categories import category_of, mean_known, records_of
+from lightning_imgmetrics.prompt_benchmarks.base.item_set import ItemSet
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import DpgQuestion, read_dpg
 from lightning_imgmetrics.prompt_benchmarks.base.question_scores import dependent_scores, dpg_category
 
@@ -25,21 +28,45 @@ _CROPS = ("last", "all")
 Questions = tuple[DpgQuestion, ...]
 
 
-class DPGBench(BenchmarkMetric[Questions]):
-    """Share of the questions about a prompt that are answered yes, 0 where a question it depends on is 0; in percent.
+class DPGBench(BenchmarkMetric):
+    """Share of the questions about a dense prompt that a judge answers yes, looking at its image; in percent.
 
-    The value is the mean over items of the mean over images. `questions`: the CSV file that DPG-Bench publishes, or
-    `DpgQuestion`s. `grid=2`: an image is four in a square, the published layout, and is cut into them; 1: it is one.
-    `categories`, "L1/entity" and "L2/entity - whole": means over questions of the answers before zeros spread, of the
-    `crops` "last" (bottom right) of each square, as published, or "all". `skip_first_row` leaves out what the published
-    loader lost: one item of 1065. The published judge is mPLUG-large; the numbers of another are on a scale of their
-    own. Other arguments: see `JudgeMetric`. Source: Hu et al. 2024 (ELLA).
+    A question scores 1 for yes, and 0 for no or where a question that it depends on scores 0. The value is the mean
+    over items of the mean over their images of the mean over their questions: from 0 to 100, higher is better.
+    `categories`, "L1/entity" and "L2/entity - whole": means over questions of the answers before zeros spread. The
+    published judge is mPLUG-large; the numbers of another are on a scale of their own. Reference: Hu et al. 2024
+    (ELLA).
+
+    Args:
+        questions: the CSV file that DPG-Bench publishes, or `DpgQuestion`s.
+        judge: see `JudgeMetric`.
+        grid: 2: an image is four in a square, the published layout, and is cut into them; 1: it is one.
+        crops: of which of the four categories are: "last" (bottom right), as published, or "all".
+        skip_first_row: leave out what the published loader lost: one item of 1065.
+        kwargs: those of `BenchmarkMetric`.
+
+    Raises:
+        UnreadableQuestions: the file is malformed, or two propositions of an item have one number.
+        ValueError: `grid` is neither 1 nor 2, or `skip_first_row` without a file.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import Answer, DPGBench, DpgQuestion, Judge
+        >>> class Agreeable(Judge):
+        ...     def reply(self, questions, decoding, device):
+        ...         return [Answer("yes") for _ in questions]
+        >>> question = DpgQuestion("0", "a cat", 1, (), "entity", "whole", "entity - whole (cat)", "Is there a cat?")
+        >>> metric = DPGBench([question], Agreeable())
+        >>> metric.update(images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), prompts=metric.prompts)
+        >>> metric.compute()
+        tensor(100., dtype=torch.float64)
     """
 
     name: ClassVar[str] = "dpg_bench"
     unit: ClassVar[str] = "%"
     scale = 100.0
     default_decoding = Decoding(max_tokens=256)
+    items: ItemSet[Questions]
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 100.0
 
@@ -63,26 +90,21 @@ class DPGBench(BenchmarkMetric[Questions]):
         texts = {q.item_id: q.item_id for q in listed} | {q.item_id: q.text for q in listed if q.text.strip()}
         if skip_first_row:
             listed = read_dpg(questions, skip_first_row=True).questions  # type: ignore[arg-type]
-        super().__init__(
-            _items(listed),
-            judge,
-            texts=texts,
-            kinds=sorted({dpg_category(question.tuple)[1] for question in listed}),
-            content=[asdict(question) for question in listed],
-            **kwargs,
-        )
+        content = [asdict(question) for question in listed]
+        items = ItemSet(self.name, _items(listed), texts=texts, content=content)
+        super().__init__(items, judge, kinds=sorted({dpg_category(q.tuple)[1] for q in listed}), **kwargs)
         self.grid, self.crops, self.skip_first_row = grid, crops, skip_first_row
 
-    def asks(self, sample: Sample) -> list[Ask]:
-        questions = self.item_of(sample)
-        return [yes_no_ask(question.question, crop) for crop in self._crops(sample.image) for question in questions]
+    def queries(self, sample: Sample) -> list[Query]:
+        questions = self.items[sample.item]
+        return [yes_no_query(question.question, crop) for crop in self._crops(sample.image) for question in questions]
 
-    def conclude(self, sample: Sample, readings: Sequence[bool | None]) -> Verdict:
-        questions, answers = self.item_of(sample), [None if x is None else float(x) for x in readings]
+    def conclude(self, sample: Sample, answers: Sequence[bool | None]) -> Verdict:
+        questions, scores = self.items[sample.item], [None if x is None else float(x) for x in answers]
         k = len(questions)
         shares, rows = [], []
-        for crop in range(len(answers) // k):
-            own = {q.proposition: x for q, x in zip(questions, answers[crop * k : crop * k + k], strict=True)}
+        for crop in range(len(scores) // k):
+            own = {q.proposition: x for q, x in zip(questions, scores[crop * k : crop * k + k], strict=True)}
             counted = dependent_scores(own, {q.proposition: q.parents for q in questions})
             shares.append(mean_known(counted.values(), self.scale))
             rows += [_row(q, crop, own[q.proposition], counted[q.proposition]) for q in questions]
@@ -97,8 +119,8 @@ class DPGBench(BenchmarkMetric[Questions]):
         broad: dict[str, list[int]] = {}
         for i, name in enumerate(self.kinds):
             broad.setdefault(dpg_category(name)[0], []).append(i)
-        taken = {name: torch.isin(kind, kind.new_tensor(of)) & score.isfinite() for name, of in broad.items()}
-        pooled = {name: category_of(score[of], item[of], self.scale) for name, of in taken.items() if of.any()}
+        selections = {name: torch.isin(kind, kind.new_tensor(of)) & score.isfinite() for name, of in broad.items()}
+        pooled = {name: category_of(score[x], item[x], self.scale) for name, x in selections.items() if x.any()}
         detailed = super().by_category(item, kind, score)
         return {f"L1/{name}": x for name, x in pooled.items()} | {f"L2/{name}": x for name, x in detailed.items()}
 
@@ -113,7 +135,7 @@ class DPGBench(BenchmarkMetric[Questions]):
         return [image[:, y : y + h, x : x + w].contiguous() for y in (0, h) for x in (0, w)]
 
     def signature_parameters(self) -> dict[str, object]:
-        template = wording_digest([yes_no_ask("question", torch.zeros(3, 1, 1, dtype=torch.uint8))])
+        template = template_digest([yes_no_query("question", torch.zeros(3, 1, 1, dtype=torch.uint8))])
         rows = {"skip_first_row": True} if self.skip_first_row else {}
         return {"grid": self.grid, "crops": self.crops, **rows, "template": template, **super().signature_parameters()}
 
@@ -132,7 +154,8 @@ def _items(questions: Sequence[DpgQuestion]) -> dict[str, Questions]:
 
 
 def _row(question: DpgQuestion, crop: int, own: float | None, counted: float | None) -> dict[str, Any]:
-    """The answer as it was given is the score; `counted` is what it is worth where parents are 0."""
-    told = {"question": question.question, "category": dpg_category(question.tuple)[1], "expected": "yes"}
-    said = None if own is None else "yes" if own else "no"
-    return {**told, "read": said, "score": own, "counted": counted, "proposition": question.proposition, "crop": crop}
+    """The answer itself is the score; `counted` is what it is worth where parents are 0."""
+    about = {"question": question.question, "category": dpg_category(question.tuple)[1], "expected": "yes"}
+    answer = None if own is None else "yes" if own else "no"
+    number = {"proposition": question.proposition, "crop": crop}
+    return {**about, "read": answer, "score": own, "counted": counted, **number}

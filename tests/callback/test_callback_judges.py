@@ -20,7 +20,8 @@ from lightning_imgmetrics import FrechetDistance, ImageMetricsCallback
 from lightning_imgmetrics.callback.sampler import EditedImages
 from lightning_imgmetrics.errors import JudgeUnavailable, SamplerError, UnknownName
 from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
-from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
+from lightning_imgmetrics.judges.metrics.queries import Query, Sample
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
 
 EPOCHS = 4
 
@@ -95,8 +96,8 @@ def test_a_judge_that_is_down_from_the_start_leaves_its_key_to_monitors(tmp_path
 
 def test_an_evaluation_in_which_nothing_applies_ends_no_training(tmp_path: Path) -> None:
     class Moot(Grade):
-        def conclude(self, sample: Sample, readings: Sequence[Any]) -> Verdict:
-            return Verdict(None, {}, "not applicable", void=True)
+        def conclude(self, sample: Sample, answers: Sequence[Any]) -> Verdict:
+            return Verdict(None, {}, "not applicable", not_applicable=True)
 
     metrics = {"fd": FrechetDistance("digits-clip"), "moot": Moot(ScriptedJudge(script=lambda q: "1"))}
     with pytest.warns(UserWarning, match=r"val/moot has no value .* nothing to judge"):
@@ -162,9 +163,9 @@ class Edit(Grade):
 
     inputs = ("prompts", "source")
 
-    def asks(self, sample: Sample) -> list[Ask]:
-        (ask,) = super().asks(sample)
-        return [Ask(Question((*sample.source, sample.image), (turn(IMAGE, IMAGE, sample.prompt),)), ask.read)]
+    def queries(self, sample: Sample) -> list[Query]:
+        (query,) = super().queries(sample)
+        return [Query(Question((*sample.source, sample.image), (turn(IMAGE, IMAGE, sample.prompt),)), query.parse)]
 
 
 class Editor(Painter):

@@ -40,7 +40,9 @@ from transformers import (
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
-from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
+from lightning_imgmetrics.judges.metrics.queries import Query, Sample
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
+from lightning_imgmetrics.metrics.base.summary import Column
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|image_pad|>", "<|video_pad|>"]
@@ -235,14 +237,16 @@ class Grade(JudgeMetric):
     """One number per image, asked for by prompt."""
 
     name = "grade"
-    figures = ("half",)
 
-    def asks(self, sample: Sample) -> list[Ask]:
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("half"), *super().columns())
+
+    def queries(self, sample: Sample) -> list[Query]:
         question = Question((sample.image,), (turn(IMAGE, f"grade: {sample.prompt}"),))
-        return [Ask(question, lambda text: float(text) if text.replace(".", "").isdigit() else None, "a number")]
+        return [Query(question, lambda text: float(text) if text.replace(".", "").isdigit() else None, "a number")]
 
-    def conclude(self, sample: Sample, readings: Sequence[Any]) -> Verdict:
-        (grade,) = readings
+    def conclude(self, sample: Sample, answers: Sequence[Any]) -> Verdict:
+        (grade,) = answers
         return Verdict(grade, {"half": None if grade is None else grade / 2}, "" if grade is None else f"a {grade}")
 
 

@@ -306,7 +306,7 @@ def test_a_checkpoint_as_the_judge(tmp_path: Path) -> None:
     metric = GEditBench([made(0, "ps_human")], judge)
     metric.update(images=torch.rand(1, 3, 28, 56), prompts="do 0", source=torch.rand(1, 3, 56, 28))
     assert float(metric.compute()) == 4
-    assert "do 0" in texts_of(metric.asks(_sample())[0].question)
+    assert "do 0" in texts_of(metric.queries(metric.identified(_sample()))[0].question)
 
 
 def _sample() -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from lightning_imgmetrics.errors import ValueRangeError
 from lightning_imgmetrics.judges.backends.question import IMAGE, Question, turn
-from lightning_imgmetrics.judges.metrics.queries import Ask
-from lightning_imgmetrics.judges.metrics.quoting import AGAIN, fenced
+from lightning_imgmetrics.judges.metrics.queries import Query
+from lightning_imgmetrics.judges.metrics.quoting import RETRY_PREFIX, quote_untrusted
 from lightning_imgmetrics.judges.parsing.decisions import choice_of, literal_choice, yes_no
 from lightning_imgmetrics.judges.parsing.json_text import after_thinking
 from lightning_imgmetrics.judges.parsing.refusals import is_refusal
@@ -21,23 +22,19 @@ _SHORT = "Answer in a few words and nothing else."
 _CHOOSE = "Answer with one of the choices, word for word, and nothing else."
 
 
-def yes_no_ask(question: str, image: Tensor) -> Ask:
-    """Read as True for yes, False for no."""
-    return _ask(question, image, _YES_NO, yes_no)
+def yes_no_query(question: str, image: Tensor) -> Query:
+    """Parsed as True for yes, False for no."""
+    return _query(question, image, _YES_NO, yes_no)
 
 
-def short_ask(question: str, about: Tensor | str) -> Ask:
+def short_query(question: str, about: Tensor | str) -> Query:
     """A question about an image, or about a description alone, that is answered in the judge's own words."""
-    return _ask(question, about, _SHORT, _short)
+    return _query(question, about, _SHORT, _short)
 
 
-def choice_ask(question: str, choices: Sequence[str], about: Tensor | str) -> Ask:
-    """A question about an image, or about a description alone, whose answer is read as one of the choices."""
-
-    def read(text: str) -> str | None:
-        return chosen(text, choices)
-
-    return _ask(f"{question}\nChoices: {', '.join(choices)}", about, _CHOOSE, read)
+def choice_query(question: str, choices: Sequence[str], about: Tensor | str) -> Query:
+    """A question about an image, or about a description alone, whose answer is parsed as one of the choices."""
+    return _query(f"{question}\nChoices: {', '.join(choices)}", about, _CHOOSE, partial(chosen, choices=choices))
 
 
 def chosen(text: str, choices: Sequence[str]) -> str | None:
@@ -54,12 +51,12 @@ def chosen(text: str, choices: Sequence[str]) -> str | None:
         return None
 
 
-def _ask(question: str, about: Tensor | str, form: str, read: Callable[[str], bool | str | None]) -> Ask:
-    asked = f"Question: {question}\n{form}"
+def _query(question: str, about: Tensor | str, answer_format: str, parse: Callable[[str], bool | str | None]) -> Query:
+    text = f"Question: {question}\n{answer_format}"
     if isinstance(about, str):
-        messages = turn(f"{_READ}\n{fenced(about, 'description')}\n{asked}")
-        return Ask(Question((), (messages,)), read, AGAIN + form)
-    return Ask(Question((about,), (turn(IMAGE, f"{_LOOK}\n{asked}"),)), read, AGAIN + form)
+        messages = turn(f"{_READ}\n{quote_untrusted(about, 'description')}\n{text}")
+        return Query(Question((), (messages,)), parse, RETRY_PREFIX + answer_format)
+    return Query(Question((about,), (turn(IMAGE, f"{_LOOK}\n{text}"),)), parse, RETRY_PREFIX + answer_format)
 
 
 def _short(text: str) -> str | None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from lightning_imgmetrics.judges.metrics.queries import Sample
 
-ORDER_FIGURES = ("tie_rate", "position_bias", "first_rate")
-PLACES = ("shown first", "shown second")  # of the image, by question
+ORDER_COLUMNS = ("tie_rate", "position_bias", "first_rate")
+FOR_FIRST = {1: 1.0, 2: 0.0, 0: 0.5}  # what a decision (1, 2, or 0 for neither) gives the first place
+PLACES = ("shown first", "shown second")  # of the image, by query
 
 
 def checked_orders(orders: int) -> int:
@@ -26,7 +27,7 @@ def in_orders(sample: Sample, orders: int = 2) -> list[tuple[Tensor, Tensor]]:
 
 
 def both_orders(first: Sequence[float]) -> tuple[float, dict[str, float | None]]:
-    """The outcome for an image that was shown first, then second, and `ORDER_FIGURES`.
+    """The outcome for an image that was shown first, then second, and `ORDER_COLUMNS`.
 
     `first` (1 or 2): what each decision gives the first place: 1, 0.5 or 0. Where the two disagree about the image, it
     is a tie. `position_bias` is 1 where the same place won both times, and None of a single decision.

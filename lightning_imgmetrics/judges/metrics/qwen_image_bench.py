@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -18,9 +19,10 @@ from lightning_imgmetrics.errors import UnknownName
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question, turn
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
-from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
-from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
-from lightning_imgmetrics.judges.metrics.qwen_scores import Marks, heading_scores, known_mean, read_marks
+from lightning_imgmetrics.judges.metrics.published_prompts import PublishedPrompts
+from lightning_imgmetrics.judges.metrics.queries import Query, Sample
+from lightning_imgmetrics.judges.metrics.qwen_scores import Marks, heading_scores, known_mean, parse_marks
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
 from lightning_imgmetrics.judges.prompts.qwen_image_bench import (
     QWEN_BODY,
     QWEN_CHECKLISTS,
@@ -28,28 +30,46 @@ from lightning_imgmetrics.judges.prompts.qwen_image_bench import (
     QWEN_HEADER,
     QWEN_SYSTEM,
 )
-from lightning_imgmetrics.metrics.base.summary import Summary
+from lightning_imgmetrics.metrics.base.summary import Column, Summary
 
 Dimensions = Sequence[str] | Mapping[str, Sequence[str]]
 
 _SIDE = 1024
-_FORM = (
+_REMINDER = (
     'Answer with the JSON object alone: the headings of the checklist, below each its facets, each {"score": 0, 1, 2'
     ' or "N/A"}.'
 )
 
 
-class QwenImageBench(WordedMetric):
-    """The mean over dimensions of the mean over their headings of the mean over their facets; 0 to 100.
+class QwenImageBench(JudgeMetric):
+    """56 facets of a generated image by checklists: a judge marks each 0, 1 or 2, or "N/A", which is left out.
 
-    A judge marks each facet of a checklist 0, 1 or 2, worth 0, 60 and 100, or "N/A", which is left out; there is one
-    question per dimension. `dimensions`: which, or a mapping from each prompt to those asked about its images, as the
-    published prompts have them (`dims_en`, see `dimensions_of`). An image with a side above 1024 is shown as a square
-    of 1024, whatever its shape, as published. `details`: the mean of each dimension (`quality`) and heading
-    (`quality_detail`) over the samples that have it; `n_failed_dimensions`, how many could not be read: the score of
+    The mean over dimensions of the mean over their headings of the mean over their facets, marks being worth 0, 60 and
+    100: from 0 to 100, higher is better. There is one query per dimension. An image with a side above 1024 is shown as
+    a square of 1024, whatever its shape, as published. `details`: the mean of each dimension (`quality`) and heading
+    (`quality_detail`) over the samples that have it; `n_failed_dimensions`, how many could not be parsed: the score of
     such a sample is the mean over the others, as published, and without any it has none. A sample to which nothing
-    applies is no failure: it is left out, and counted in `n_void`. `records` hold the facets.
-    Source: the judge's card on the hub.
+    applies is no failure: it is left out, and counted in `n_not_applicable`. `records` hold the facets. Reference: the
+    judge's card on the hub.
+
+    Args:
+        judge: see `JudgeMetric`; by default the published one.
+        dimensions: which are asked about, or a mapping from each prompt to those asked about its images, as the
+            published prompts have them (`dims_en`, see `dimensions_of`).
+        template: a copy of the published source of the prompts, or a folder with it.
+        kwargs: those of `JudgeMetric`.
+
+    Raises:
+        UnknownName: an unknown dimension.
+        ValueError: no dimension at all.
+
+    Example:
+        >>> from lightning_imgmetrics import QwenImageBench
+        >>> metric = QwenImageBench("Qwen/Qwen-Image-Bench", dimensions=["Quality", "Aesthetics"])
+        >>> metric.inputs  # what `update` takes beside images
+        ('prompts',)
+        >>> metric.range_of("qwen_image_bench")
+        (0.0, 100.0)
     """
 
     name: ClassVar[str] = "qwen_image_bench"
@@ -62,21 +82,25 @@ class QwenImageBench(WordedMetric):
         judge: Judge | str = "Qwen/Qwen-Image-Bench",
         *,
         dimensions: Dimensions = tuple(QWEN_CHECKLISTS),
+        template: str | Path | None = None,
         **kwargs: Any,
     ):
         if not dimensions:
             raise ValueError(f"`dimensions` must be one or more of {list(QWEN_CHECKLISTS)}, got {dimensions!r}")
         self.by_prompt = (
-            {p: _known(some) for p, some in dimensions.items()} if isinstance(dimensions, Mapping) else None
+            {p: _in_order(some) for p, some in dimensions.items()} if isinstance(dimensions, Mapping) else None
         )
-        used = _known(dimensions) if self.by_prompt is None else {d for some in self.by_prompt.values() for d in some}
+        selection = [dimensions] if self.by_prompt is None else self.by_prompt.values()
+        used = {dimension for some in selection for dimension in _in_order(some)}
         self.dimensions = tuple(dimension for dimension in QWEN_CHECKLISTS if dimension in used)
-        means = [_key(dimension) for dimension in self.dimensions]
-        headings = [_key(dimension, heading) for dimension in self.dimensions for heading in QWEN_FACETS[dimension]]
-        self.figures = (*means, *headings, "n_failed_dimensions")
-        self.logged = (*JudgeMetric.logged, "n_failed_dimensions", *means)
-        self.cards = (QWEN_SYSTEM, QWEN_HEADER, QWEN_BODY, *(QWEN_CHECKLISTS[d] for d in self.dimensions))
+        checklists = (QWEN_CHECKLISTS[dimension] for dimension in self.dimensions)
+        self.prompts = PublishedPrompts((QWEN_SYSTEM, QWEN_HEADER, QWEN_BODY, *checklists), template)
         super().__init__(judge, **kwargs)
+
+    def columns(self) -> tuple[Column, ...]:
+        headings = (Column(_key(d, heading)) for d in self.dimensions for heading in QWEN_FACETS[d])
+        own = *(Column(_key(d), logged=True) for d in self.dimensions), *headings
+        return (*own, Column("n_failed_dimensions", logged=True), *super().columns())
 
     def check_inputs(self, n: int, **inputs: Any) -> None:
         super().check_inputs(n, **inputs)
@@ -84,46 +108,47 @@ class QwenImageBench(WordedMetric):
             if self.by_prompt is not None and prompt not in self.by_prompt:
                 raise ValueError(f"`prompts[{i}]` is none of those in `dimensions`, got {prompt[:200]!r}")
 
-    def asks(self, sample: Sample) -> list[Ask]:
-        image = _shown(sample.image)
-        return [self._ask(dimension, image, sample.prompt) for dimension in self._asked(sample)]
+    def queries(self, sample: Sample) -> list[Query]:
+        image = _resized(sample.image)
+        return [self._query(dimension, image, sample.prompt) for dimension in self._dimensions_of(sample)]
 
-    def _asked(self, sample: Sample) -> Sequence[str]:
+    def _dimensions_of(self, sample: Sample) -> Sequence[str]:
         return self.dimensions if self.by_prompt is None else self.by_prompt[sample.prompt]
 
-    def _ask(self, dimension: str, image: Tensor, prompt: str) -> Ask:
-        checklist = self.wording(QWEN_CHECKLISTS[dimension]).fill()
-        body = self.wording(QWEN_BODY).fill(level1_dim=dimension, format_checklist=checklist)
-        system = turn(self.wording(QWEN_SYSTEM).fill(), role="system")
-        question = Question((image,), (system, turn(self.wording(QWEN_HEADER).fill(prompt=prompt), IMAGE, body)))
-        return Ask(question, partial(read_marks, checklist=QWEN_FACETS[dimension]), _FORM, dimension)
+    def _query(self, dimension: str, image: Tensor, prompt: str) -> Query:
+        checklist = self.prompts.template(QWEN_CHECKLISTS[dimension]).fill()
+        body = self.prompts.template(QWEN_BODY).fill(level1_dim=dimension, format_checklist=checklist)
+        system = turn(self.prompts.template(QWEN_SYSTEM).fill(), role="system")
+        message = turn(self.prompts.template(QWEN_HEADER).fill(prompt=prompt), IMAGE, body)
+        parse = partial(parse_marks, checklist=QWEN_FACETS[dimension])
+        return Query(Question((image,), (system, message)), parse, _REMINDER, dimension)
 
-    def conclude(self, sample: Sample, readings: Sequence[Marks | None]) -> Verdict:
-        found = dict(zip(self._asked(sample), readings, strict=True))
-        figures: dict[str, float | None] = dict.fromkeys(self.figures)
-        figures["n_failed_dimensions"] = float(sum(marks is None for marks in readings))
-        for dimension, marks in found.items():
-            scores = heading_scores(marks or {})
-            figures[_key(dimension)] = known_mean(scores.values())
-            figures |= {_key(dimension, heading): scores.get(heading) for heading in QWEN_FACETS[dimension]}
-        score = known_mean(figures[_key(dimension)] for dimension in found)
-        void = score is None and None not in readings
-        return Verdict(score, figures, _told(found), _rows(found), void=void)
+    def conclude(self, sample: Sample, answers: Sequence[Marks | None]) -> Verdict:
+        by_dimension = dict(zip(self._dimensions_of(sample), answers, strict=True))
+        extra: dict[str, float | None] = {}
+        for dimension in self.dimensions:
+            scores = heading_scores(by_dimension.get(dimension) or {})
+            extra[_key(dimension)] = known_mean(scores.values())
+            extra |= {_key(dimension, heading): scores.get(heading) for heading in QWEN_FACETS[dimension]}
+        extra["n_failed_dimensions"] = float(sum(marks is None for marks in answers))
+        score = known_mean(extra[_key(dimension)] for dimension in by_dimension)
+        not_applicable = score is None and None not in answers
+        return Verdict(score, extra, _rationale(by_dimension), _rows(by_dimension), not_applicable)
 
     def over_samples(self, rows: Tensor) -> Summary:
         summary = super().over_samples(rows)
-        failed = rows[:, 1 + [column.name for column in self.row].index("n_failed_dimensions")].sum()
+        failed = self.table.column(rows, "n_failed_dimensions").sum()
         return replace(summary, details={**summary.details, "n_failed_dimensions": float(failed)})
 
     def signature_parameters(self) -> dict[str, object]:
-        asked = "+".join(map(_key, self.dimensions))
+        dimensions = "+".join(map(_key, self.dimensions))
         if self.by_prompt is not None:
-            told = json.dumps(self.by_prompt, sort_keys=True)
-            asked = f"by prompt@{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return {"dimensions": asked, **super().signature_parameters()}
+            content = json.dumps(self.by_prompt, sort_keys=True)
+            dimensions = f"by prompt@{hashlib.sha256(content.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        return {"dimensions": dimensions, **self.prompts.signature(), **super().signature_parameters()}
 
 
-def _known(dimensions: Collection[str]) -> tuple[str, ...]:
+def _in_order(dimensions: Collection[str]) -> tuple[str, ...]:
     """The dimensions in their order; UnknownName for another, ValueError without any."""
     if isinstance(dimensions, str) or not dimensions:
         raise ValueError(f"`dimensions` must be one or more of {list(QWEN_CHECKLISTS)}, got {dimensions!r}")
@@ -137,31 +162,30 @@ def _key(*names: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", " ".join(names).lower())
 
 
-def _shown(image: Tensor) -> Tensor:
+def _resized(image: Tensor) -> Tensor:
     """uint8 (3, h, w), as the judge is shown it."""
     if max(image.shape[1:]) <= _SIDE:
         return image
     return pil_to_tensor(to_pil_image(image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 
-def _told(found: Mapping[str, Marks | None]) -> str:
+def _rationale(by_dimension: Mapping[str, Marks | None]) -> str:
     """Which facets fail, which excel, and what could not be read."""
-    marked = [
-        (facet, mark) for marks in found.values() for some in (marks or {}).values() for facet, mark in some.items()
-    ]
+    headings = [facets for marks in by_dimension.values() for facets in (marks or {}).values()]
+    marked = [(facet, mark) for facets in headings for facet, mark in facets.items()]
     groups = {
         "fails": [facet for facet, mark in marked if mark == 0],
         "excels": [facet for facet, mark in marked if mark == 100],
-        "unread": [dimension for dimension, marks in found.items() if marks is None],
+        "unparsed": [dimension for dimension, marks in by_dimension.items() if marks is None],
     }
     return "; ".join(f"{name}: {', '.join(members)}" for name, members in groups.items() if members)
 
 
-def _rows(found: Mapping[str, Marks | None]) -> list[dict[str, Any]]:
+def _rows(by_dimension: Mapping[str, Marks | None]) -> list[dict[str, Any]]:
     """One for each facet that was asked about."""
     return [
         {"question": facet, "category": f"{dimension} / {heading}", "score": (marks or {}).get(heading, {}).get(facet)}
-        for dimension, marks in found.items()
+        for dimension, marks in by_dimension.items()
         for heading, facets in QWEN_FACETS[dimension].items()
         for facet in facets
     ]

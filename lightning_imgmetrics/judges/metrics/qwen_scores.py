@@ -17,7 +17,7 @@ _WORTH: dict[float, float] = {0: 0.0, 1: 60.0, 2: 100.0}
 _RENAMED = {"Feature Mapping": "Feature Matching"}  # a slip of the published judge
 
 
-def read_marks(text: str, checklist: Checklist) -> Marks | None:
+def parse_marks(text: str, checklist: Checklist) -> Marks | None:
     """The marks of an answer `{heading: {facet: {"score": 0, 1, 2 or "N/A"}}}`; None unless it marks a facet it should.
 
     Facets of the checklist go under their own heading, wherever the answer has them; others stay, and count, as in the
@@ -28,13 +28,13 @@ def read_marks(text: str, checklist: Checklist) -> Marks | None:
         return None
     home = {facet: heading for heading, facets in checklist.items() for facet in facets}
     marks: Marks = {}
-    understood = False
+    is_answer = False
     for heading, name, mark in _facets(answer):
         facet = _RENAMED[name] if _RENAMED.get(name) in home else name
         worth = _worth(mark)
         marks.setdefault(home.get(facet, heading), {})[facet] = worth
-        understood |= facet in home and (worth is not None or _applies_not(mark))
-    return marks if understood else None
+        is_answer |= facet in home and (worth is not None or _is_not_applicable(mark))
+    return marks if is_answer else None
 
 
 def heading_scores(marks: Marks) -> dict[str, float | None]:
@@ -69,5 +69,5 @@ def _worth(mark: Any) -> float | None:
     return _WORTH.get(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 
-def _applies_not(mark: Any) -> bool:
+def _is_not_applicable(mark: Any) -> bool:
     return isinstance(mark, str) and mark.strip().upper() == "N/A"

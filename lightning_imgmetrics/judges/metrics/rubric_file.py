@@ -26,9 +26,9 @@ from pydantic import (  # noqa: E402
 
 SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "rubric_files").glob("*.yaml"))}
 
-_TAKEN = {"metric", "name", "id", "prompt", "score", "rationale", "rows", "rubric"}  # in records, and in calibrations
-_TAKEN |= {"spread", "answers", "unread", "void", "n_void", "n_failed", "n_clamped"}  # columns and details
-_TAKEN |= {"parse_failure_rate", "standard_error"}
+_RESERVED = {"metric", "name", "id", "prompt", "score", "rationale", "rows", "rubric"}  # in records and calibrations
+_RESERVED |= {"spread", "answers", "unparsed", "not_applicable", "n_not_applicable"}  # columns and details
+_RESERVED |= {"n_failed", "n_clamped", "parse_failure_rate", "standard_error"}
 
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -36,10 +36,23 @@ Need = Literal["prompt", "source"]
 
 
 class Criterion(BaseModel):
-    """One thing to look at: `question`, answered by a number on `scale` (lowest, highest), the highest being best.
+    """One thing to look at in a picture, asked about alone.
 
-    `name`: what its figures are called, of letters, digits, "_" and "-". `anchors`: what numbers of the scale mean.
-    `weight`, above 0: its part in the score. `needs`: what is shown beside the picture: "prompt", "source", or both.
+    Args:
+        name: what its scores are called, of letters, digits, "_" and "-".
+        question: answered by a number, the highest being best.
+        scale: (lowest, highest) number.
+        anchors: number -> what it means.
+        weight: its part in the score, above 0.
+        needs: what is shown beside the picture: "prompt", "source", or both.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown, missing, or of another type or range.
+
+    Example:
+        >>> from lightning_imgmetrics import Criterion
+        >>> Criterion(name="hands", question="Are hands well formed?", anchors={1: "deformed", 5: "faultless"}).weight
+        1.0
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
@@ -53,8 +66,8 @@ class Criterion(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _free(cls, name: str) -> str:
-        if name in _TAKEN:
+    def _not_reserved(cls, name: str) -> str:
+        if name in _RESERVED:
             raise ValueError("must be none of the names that results have for other things")
         return name
 
@@ -81,7 +94,19 @@ class Criterion(BaseModel):
 
 
 class Rubric(BaseModel):
-    """Criteria, each asked about alone; their names differ."""
+    """Criteria that a judge scores a picture by, for `RubricJudge`.
+
+    Args:
+        criteria: one or more, whose names differ.
+
+    Raises:
+        pydantic.ValidationError: no criterion, or two of one name.
+
+    Example:
+        >>> from lightning_imgmetrics import Criterion, Rubric
+        >>> Rubric(criteria=[Criterion(name="hands", question="Are hands well formed?")]).digest
+        'DIGEST'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,15 +123,30 @@ class Rubric(BaseModel):
     @property
     def digest(self) -> str:
         """The first 8 digits of the sha256 of its canonical JSON, whatever way it was written down."""
-        told = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:8]
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def read_rubric(rubric: Rubric | Mapping[str, Any] | str | Path) -> Rubric:
-    """A rubric from a mapping {"criteria": [...]}, the path of a .yaml, .yml or .json file, or a name in `SHIPPED`.
+    """A rubric from a mapping, a file or a name.
 
-    UnreadableQuestions names the file, the criterion and the field that is wrong: one that is unknown or missing, a
-    name that comes twice, a scale that does not ascend, an anchor off its scale, a weight that is not above 0.
+    Args:
+        rubric: a mapping {"criteria": [...]}, the path of a .yaml, .yml or .json file, or a rubric of this package:
+            "text-to-image" or "image-edit".
+
+    Returns:
+        The rubric, checked.
+
+    Raises:
+        UnreadableQuestions: names the file, the criterion and the field that is wrong: one that is unknown or missing,
+            a name that comes twice, a scale that does not ascend, an anchor off its scale, a weight that is not above
+            0.
+        UnknownName: no file of these kinds, and no rubric of this package.
+
+    Example:
+        >>> from lightning_imgmetrics import read_rubric
+        >>> [criterion.name for criterion in read_rubric("image-edit").criteria]
+        NAMES
     """
     if isinstance(rubric, Rubric):
         return rubric
@@ -125,16 +165,16 @@ def _checked(value: Any, where: str) -> Rubric:
         return Rubric.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    path, why = list(first["loc"]), first["msg"].removeprefix("Value error, ")
+    path, reason = list(first["loc"]), first["msg"].removeprefix("Value error, ")
     if path[:1] == ["criteria"] and len(path) > 1:
-        where += f", criterion {_called(value['criteria'], int(path[1]))}"
+        where += f", criterion {_name_of(value['criteria'], int(path[1]))}"
         path = path[2:]
     field = f", field {path[0]!r}" if path else ""
-    came = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
-    raise UnreadableQuestions(f"{where}{field}: {why[:1].lower()}{why[1:]}{came}")
+    got = "" if first["type"] == "missing" else f", got {shown(first['input'])}"
+    raise UnreadableQuestions(f"{where}{field}: {reason[:1].lower()}{reason[1:]}{got}")
 
 
-def _called(criteria: Any, number: int) -> str:
+def _name_of(criteria: Any, number: int) -> str:
     """The name of a criterion where it has one, else which it is, counted from 1."""
     criterion = criteria[number]
     name = criterion.get("name") if isinstance(criterion, Mapping) else None

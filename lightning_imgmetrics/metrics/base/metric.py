@@ -30,7 +30,7 @@ from lightning_imgmetrics.errors import require
 from lightning_imgmetrics.metrics.base.inputs import Ids, refuse_floats
 from lightning_imgmetrics.metrics.base.stream_set import StreamSet
 from lightning_imgmetrics.metrics.base.streams import Content, Stream
-from lightning_imgmetrics.metrics.base.summary import Column, Summary
+from lightning_imgmetrics.metrics.base.summary import Category, Column, Summary
 from lightning_imgmetrics.models.base.extractor import BatchFeatures, Extractor, Features
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.result import Result, Signature
@@ -128,6 +128,14 @@ class ImageMetric(Metric):
     def rationales(self) -> dict[int, str]:
         """id -> why the sample has its score, for metrics that give reasons."""
         return {}
+
+    def categories(self) -> dict[str, Category]:
+        """name -> mean, number and interval of the samples, or questions, of one kind, as of the last `compute`."""
+        return {} if self._summary is None else dict(self._summary.categories)
+
+    def missing(self) -> list[str]:
+        """The names of the items of a benchmark of which no image had a score at the last `compute`."""
+        return [] if self._summary is None else list(self._summary.missing)
 
     # Values
 

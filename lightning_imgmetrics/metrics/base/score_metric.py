@@ -122,6 +122,12 @@ class ScoreMetric(ImageMetric):
         missing = round(float(mean[1]) * n)
         return _of_the_defined(whole, missing), missing
 
+    def undefined_details(self, undefined: int, n: int, *, name: str) -> dict[str, float]:
+        """How many of n samples have no score, for the details of `name`; NonFiniteFeatures where all must have one."""
+        if undefined and not self.score_is_partial:
+            raise NonFiniteFeatures(f"{name}: {undefined} of {n} scores are NaN or infinity")
+        return {"n_undefined": float(undefined)} if self.score_is_partial else {}
+
     def counter_details(self, counts: Mapping[str, float]) -> dict[str, float]:
         """What the counters say, for the details."""
         return dict(counts)

@@ -25,6 +25,18 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Category:
+    """The mean score of the samples, or questions, of one kind, with its interval where there is a spread to show.
+
+    Questions about one item of a benchmark are not independent, so the interval takes its items as what is.
+    """
+
+    value: float
+    n: int
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Summary:
     """What `compute` and `result` read off the state."""
 
@@ -37,6 +49,8 @@ class Summary:
     estimate: float | None = None  # what the interval is centred on, where it is not the value
     interval: tuple[float, float] | None = None  # the interval itself, where it is not Student's
     replicates: tuple[float, ...] = ()  # the value without each part of the samples, for paired comparisons
+    categories: Mapping[str, Category] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()  # the items of a benchmark of which no sample has a score
 
     @property
     def mean(self) -> float:

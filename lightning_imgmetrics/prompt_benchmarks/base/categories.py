@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,20 +11,9 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import UnreadableQuestions
 from lightning_imgmetrics.functional.intervals import bounded_interval, clustered_wilson_interval
+from lightning_imgmetrics.metrics.base.summary import Category
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Category:
-    """The mean score of the questions, or images, of one kind, with its interval where it has items to show a spread.
-
-    Questions about one item hang together, so the interval takes items as what is independent.
-    """
-
-    value: float
-    n: int
-    interval: tuple[float, float] | None = None
 
 
 def records_of(

@@ -12,15 +12,17 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_imgmetrics.errors import UnreadableQuestions, ValueRangeError
-from lightning_imgmetrics.judges.metrics.queries import Sample, Verdict
-from lightning_imgmetrics.metrics.base.summary import Summary
+from lightning_imgmetrics.judges.metrics.queries import Sample
+from lightning_imgmetrics.judges.metrics.verdict_metric import VerdictMetric
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
+from lightning_imgmetrics.metrics.base.summary import Category, Column, Summary
 from lightning_imgmetrics.models.base.extractor import Extractor, PixelExtractor
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.detection.detections import Detection
 from lightning_imgmetrics.models.detection.mask2former import MASK2FORMER, DetectorExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
-from lightning_imgmetrics.prompt_benchmarks.base.categories import Category, category_of, ratio_error, records_of
-from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric, spaced
+from lightning_imgmetrics.prompt_benchmarks.base.categories import category_of, ratio_error, records_of
+from lightning_imgmetrics.prompt_benchmarks.base.item_set import ItemSet, single_spaced
 from lightning_imgmetrics.prompt_benchmarks.geneval.colors import CLIP_L14, ColorClassifier
 from lightning_imgmetrics.prompt_benchmarks.geneval.detections_file import read_detections
 from lightning_imgmetrics.prompt_benchmarks.geneval.files import read_geneval
@@ -30,22 +32,48 @@ from lightning_imgmetrics.prompt_benchmarks.geneval.rules import PUBLISHED, Rule
 Found = Mapping[int, Sequence[Detection]]
 
 
-class GenEval(ItemMetric[GenEvalPrompt]):
-    """The unweighted mean, over up to six tasks, of the share of images that are what their prompts say, in [0, 1].
+class GenEval(VerdictMetric):
+    """Whether images show the objects that their prompts name, in their number, colors and places.
 
-    `questions`: the published evaluation_metadata.jsonl, or `GenEvalPrompt`s. `detector`: what finds objects; the
-    default is not the published one, for whose scores the thresholds of `rules` were set: compare with no published
-    number. `colors`: the CLIP that names the color of objects that come without one. `detections`: a file (see
-    `read_detections`) or a mapping of what was found elsewhere, by sample id, or by the `names` of samples 0, 1, ...;
-    no detector runs then, and an image without an entry has failed. `details`: each task, `any_correct` (the share of
-    prompts with a correct image), `correct_images`. Source: Ghosh, Hajishirzi & Schmidt 2023.
+    The unweighted mean, over up to six tasks, of the share of images that are what their prompts say: in [0, 1], higher
+    is better. `details`: each task, `any_correct` (the share of prompts with a correct image), `correct_images`. An
+    image without an entry in `detections` has failed. Reference: Ghosh, Hajishirzi & Schmidt 2023.
+
+    Args:
+        questions: the published evaluation_metadata.jsonl, or `GenEvalPrompt`s.
+        detector: what finds objects. The default is not the published one, for whose scores the thresholds of `rules`
+            were set: compare with no published number.
+        colors: the CLIP that names the color of objects that come without one.
+        detections: objects that were found elsewhere: a file (see `read_detections`), or a mapping by sample id, or by
+            the `names` of samples 0, 1, ...; no detector runs then.
+        names: of samples 0, 1, ..., in `detections`.
+        rules: the constants of the protocol.
+        kwargs: those of `VerdictMetric`.
+
+    Raises:
+        UnreadableQuestions: a file is malformed, or two prompts with one text ask for different things.
+        ValueError: `names` without `detections`, or no `colors` for prompts that ask for some.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import GenEval, GenEvalPrompt
+        >>> from lightning_imgmetrics.models.detection.detections import Detection
+        >>> row = {"tag": "counting", "prompt": "two cats", "include": [{"class": "cat", "count": 2}]}
+        >>> cat = Detection("cat", 0.95, (0.0, 0.0, 4.0, 4.0))
+        >>> metric = GenEval([GenEvalPrompt.of(row)], detections={0: [cat, cat], 1: [cat]})
+        >>> metric.update(images=torch.zeros(2, 3, 8, 8, dtype=torch.uint8), prompts="two cats", ids=[0, 1])
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+        >>> metric.rationales()
+        {1: 'cat: expected 2, found 1'}
     """
 
     name: ClassVar[str] = "geneval"
-    fault = "there are no detections"
+    failure_message = "there are no detections"
     plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
     extractor: Extractor
+    items: ItemSet[GenEvalPrompt]
 
     def __init__(
         self,
@@ -59,14 +87,15 @@ class GenEval(ItemMetric[GenEvalPrompt]):
         **kwargs: Any,
     ):
         items, texts = _items(records_of(questions, GenEvalPrompt, read_geneval))
-        super().__init__(items, texts=texts, content=[asdict(prompt) for prompt in items.values()], **kwargs)
+        super().__init__(**kwargs)
+        self.items = ItemSet(self.name, items, texts=texts, content=[asdict(prompt) for prompt in items.values()])
         if names is not None and detections is None:
             raise ValueError("`names` are those of images in `detections`, which is missing")
         colored = any(clause.color for prompt in items.values() for clause in prompt.include)
         if colored and colors is None and detections is None:
             raise ValueError("`colors` is needed: prompts ask for colors, and the detector tells none")
         self.rules = rules
-        self._found = {} if detections is None else _by_id(detections, names)
+        self._detections = {} if detections is None else _by_id(detections, names)
         self.extractor = _detector(detector, rules) if detections is None else PixelExtractor()
         clip = ClipExtractor(colors) if isinstance(colors, str) else colors
         self.classifier = ColorClassifier(clip) if clip is not None and colored else None
@@ -75,10 +104,28 @@ class GenEval(ItemMetric[GenEvalPrompt]):
     def networks(self) -> tuple[Network, ...]:
         return super().networks if self.classifier is None else (*super().networks, self.classifier.clip)
 
-    def verdicts(self, samples: Sequence[Sample]) -> tuple[list[Verdict], list[tuple[int, ...]]]:
-        return list(map(self._verdict, samples, self._detections(samples))), [() for _ in samples]
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of all items, in order."""
+        return self.items.prompts
 
-    def _detections(self, samples: Sequence[Sample]) -> Iterator[Sequence[Detection] | None]:
+    def columns(self) -> tuple[Column, ...]:
+        return (Column("item", "mark"), *super().columns(), Column("n_missing_items", "detail", logged=True))
+
+    def check_inputs(self, n: int, **inputs: Any) -> None:
+        super().check_inputs(n, **inputs)
+        self.items.check_prompts(inputs.get("prompts") or ())
+
+    def identified(self, sample: Sample) -> Sample:
+        return self.items.identified(sample)
+
+    def values(self, sample: Sample, verdict: Verdict) -> Mapping[str, float | None]:
+        return {**super().values(sample, verdict), "item": self.items.numbers[sample.item]}
+
+    def verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:
+        return list(map(self._verdict, samples, self._detect(samples)))
+
+    def _detect(self, samples: Sequence[Sample]) -> Iterator[Sequence[Detection] | None]:
         if isinstance(self.extractor, DetectorExtractor):
             size = self.extractor.max_batch  # masks of a whole batch would fill the device
             for start in range(0, len(samples), size):
@@ -88,45 +135,53 @@ class GenEval(ItemMetric[GenEvalPrompt]):
         for sample in samples:
             if sample.id is None:
                 raise TypeError(f"{self.name} with `detections` needs `ids=` in update")
-            yield self._found.get(sample.id)
+            yield self._detections.get(sample.id)
 
     def _verdict(self, sample: Sample, detections: Sequence[Detection] | None) -> Verdict:
-        prompt, mark = self.item_of(sample), self.mark_of(sample)
-        asked = {"question": prompt.prompt, "category": prompt.tag}
+        prompt = self.items[sample.item]
+        about = {"question": prompt.prompt, "category": prompt.tag}
         if detections is None:
-            return Verdict(None, mark, "`detections` has no entry of it", [{**asked, "score": None, "found": None}])
-        seen = select(detections, prompt.tag, rules=self.rules)
+            return Verdict(None, {}, "`detections` has no entry of it", [{**about, "score": None, "found": None}])
+        objects = select(detections, prompt.tag, rules=self.rules)
         colors = None if self.classifier is None else partial(self._colors, self.classifier, sample.image)
-        correct, reason = check(prompt, seen, margin=self.rules.margin, colors=colors)
-        found = {label: [[*one.box, one.score] for one in some] for label, some in seen.items()}
-        return Verdict(float(correct), mark, reason, [{**asked, "score": float(correct), "found": found}])
+        correct, reason = check(prompt, objects, margin=self.rules.margin, colors=colors)
+        found = {label: [[*one.box, one.score] for one in some] for label, some in objects.items()}
+        return Verdict(float(correct), {}, reason, [{**about, "score": float(correct), "found": found}])
 
     def _colors(self, classifier: ColorClassifier, image: Tensor, detections: Sequence[Detection]) -> list[str]:
         unknown = [detection for detection in detections if detection.color is None]
-        told = iter(classifier(image, unknown, self.device))
-        return [next(told) if detection.color is None else detection.color for detection in detections]
+        names = iter(classifier(image, unknown, self.device))
+        return [next(names) if detection.color is None else detection.color for detection in detections]
 
     def over_samples(self, rows: Tensor) -> Summary:
-        owners = self.owners(rows)
-        prompts = [self.items[name] for name in owners]
+        item = self.table.column(rows, "item").long()
+        names = self.items.names_of(item)
+        prompts = [self.items[name] for name in names]
         scores = geneval_scores((rows[:, 0] == 1).tolist(), prompts)
-        item = self.column(rows, "item").long()
         task = item.new_tensor([TASKS.index(prompt.tag) for prompt in prompts])
         parts = [(rows[task == i, 0], item[task == i]) for i in map(TASKS.index, scores.tasks)]
-        self._categories = {name: category_of(*part) for name, part in zip(scores.tasks, parts, strict=True)}
+        categories = {name: category_of(*part) for name, part in zip(scores.tasks, parts, strict=True)}
+        missing = self.items.missing(names)
         details = {"any_correct": scores.prompts, "correct_images": scores.images}
-        details |= {"n_items": float(len(set(owners))), "n_missing_items": float(len(self._missing))}
+        details |= {"n_items": float(len(set(names))), "n_missing_items": float(len(missing))}
         details |= {f"category:{name}": value for name, value in scores.tasks.items()}
-        error = _mean_error([ratio_error(*part) for part in parts])
-        interval = _mean_interval(list(self._categories.values()))
-        return Summary(rows.new_tensor(scores.overall), len(rows), error, details=details, interval=interval)
+        return Summary(
+            rows.new_tensor(scores.overall),
+            len(rows),
+            _mean_error([ratio_error(*part) for part in parts]),
+            details=details,
+            interval=_mean_interval(list(categories.values())),
+            categories=categories,
+            missing=missing,
+        )
 
     def signature_parameters(self) -> dict[str, object]:
-        changed = {name: f"{x:g}" for name, x in asdict(self.rules).items() if x != getattr(PUBLISHED, name)}
-        given = {} if isinstance(self.extractor, DetectorExtractor) else {"detections": "given"}
+        own_rules = {name: f"{x:g}" for name, x in asdict(self.rules).items() if x != getattr(PUBLISHED, name)}
+        source = {} if isinstance(self.extractor, DetectorExtractor) else {"detections": "given"}
         clip = {} if self.classifier is None else self.classifier.clip.signature()
         colors = {f"colors_{name}": x for name, x in clip.items()}
-        return {**given, **colors, **changed, **super().signature_parameters()}
+        questions = {"questions": self.items.digest}
+        return {**source, **colors, **own_rules, **questions, **super().signature_parameters()}
 
 
 def _items(prompts: Sequence[GenEvalPrompt]) -> tuple[dict[str, GenEvalPrompt], dict[str, str]]:
@@ -137,17 +192,17 @@ def _items(prompts: Sequence[GenEvalPrompt]) -> tuple[dict[str, GenEvalPrompt], 
     items: dict[str, GenEvalPrompt] = {}
     first: dict[str, str] = {}
     for i, prompt in enumerate(prompts):
-        name = first.setdefault(spaced(prompt.prompt), f"{i:05}")
+        name = first.setdefault(single_spaced(prompt.prompt), f"{i:05}")
         before = items.setdefault(name, prompt)
         if (before.tag, before.include, before.exclude) != (prompt.tag, prompt.include, prompt.exclude):
             raise UnreadableQuestions(
                 f"prompts {name} and {i:05} are both {prompt.prompt!r} and must ask for the same, got"
-                f" {_told(before)} and {_told(prompt)}"
+                f" {_requirements(before)} and {_requirements(prompt)}"
             )
     return items, {name: prompt.prompt for name, prompt in items.items()}
 
 
-def _told(prompt: GenEvalPrompt) -> dict[str, Any]:
+def _requirements(prompt: GenEvalPrompt) -> dict[str, Any]:
     return {name: x for name, x in asdict(prompt).items() if name != "prompt"}
 
 

@@ -15,9 +15,10 @@ from lightning_imgmetrics.errors import JudgeFailed
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.question import Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.resolve import as_judge
-from lightning_imgmetrics.judges.metrics.closed_questions import choice_ask, short_ask
-from lightning_imgmetrics.judges.metrics.queries import Ask, read_answers
-from lightning_imgmetrics.judges.metrics.quoting import AGAIN
+from lightning_imgmetrics.judges.metrics.closed_questions import choice_query, short_query
+from lightning_imgmetrics.judges.metrics.judge_protocol import JudgeProtocol
+from lightning_imgmetrics.judges.metrics.queries import Query
+from lightning_imgmetrics.judges.metrics.quoting import RETRY_PREFIX
 from lightning_imgmetrics.models.prompt_templates.templates import find_template
 from lightning_imgmetrics.prompt_benchmarks.base.question_files import TifaQuestion
 from lightning_imgmetrics.prompt_benchmarks.tifa.generated import (
@@ -27,16 +28,16 @@ from lightning_imgmetrics.prompt_benchmarks.tifa.generated import (
 )
 from lightning_imgmetrics.prompt_benchmarks.tifa.prompts import TIFA_FEW_SHOT
 
-_FORM = """Write nothing but blocks of this form, the answer being one of the choices:
+_FORMAT = """Write nothing but blocks of this form, the answer being one of the choices:
 About an element (its type):
 Q: a question
 Choices: one, another
 A: one"""
-_WRITING, _CHECKS = Decoding(max_tokens=2048), Decoding(max_tokens=256)
+_WRITING, _CHECKING = Decoding(max_tokens=2048), Decoding(max_tokens=256)
 
 
 class GeneratedTifa(NamedTuple):
-    """Questions for `TIFA`, the captions that got none with the reason, and how many were not taken, and why."""
+    """Questions for `TIFA`, the captions that got none with the reason, and how many were left out, by reason."""
 
     questions: list[TifaQuestion]
     failed: dict[str, str]
@@ -54,60 +55,104 @@ def generate_questions(
     decoding: Decoding = _WRITING,
     device: torch.device | str = "cpu",
 ) -> GeneratedTifa:
-    """Questions about what captions say, by a judge that is shown no image; `captions`: id -> text, or texts.
+    """Questions about what captions say, by a judge that is shown no image.
 
-    It follows TIFA's few-shot prompt (`template`: a copy of its source). A question stays where the same judge, told
-    the caption, chooses its answer, and unless that is yes or no, gives much the same in its own words; TIFA asks
-    UnifiedQA for that. JudgeFailed where no caption gets a question. Source: Hu et al. 2023.
+    It follows TIFA's few-shot prompt. A question stays where the same judge, shown the caption, chooses its answer, and
+    unless that is yes or no, gives much the same in its own words; TIFA asks UnifiedQA for that. Reference: Hu et al.
+    2023.
+
+    Args:
+        captions: texts, or id -> text.
+        judge: see `JudgeMetric`.
+        template: a copy of the published source of the prompt, or a folder with it.
+        retries: how often an answer that cannot be parsed is asked for again.
+        decoding: how questions are drawn.
+        device: where a local judge runs.
+
+    Returns:
+        The questions, the captions without any, and counts of what was left out.
+
+    Raises:
+        JudgeFailed: no caption got a question.
+        ValueError: no caption, or a blank one.
+
+    Example:
+        >>> from lightning_imgmetrics import Answer, Judge, generate_questions
+        >>> class Idle(Judge):
+        ...     def reply(self, questions, decoding, device):
+        ...         return [Answer("I will not.") for _ in questions]
+        >>> generate_questions([" "], Idle())
+        Traceback (most recent call last):
+        ValueError: `captions` must hold an id and a text that are not blank, got '0': ' '
     """
     named = _named(captions)
     judge, device = as_judge(judge), torch.device(device)
     text = find_template(TIFA_FEW_SHOT, template)
-    asks = [
-        Ask(Question((), (turn(text.fill(caption=caption)),)), _parsed, AGAIN + _FORM) for caption in named.values()
-    ]
-    readings = read_answers(judge, asks, decoding, retries=retries, device=device)
-    written = {name: reading.value for name, reading in zip(named, readings, strict=True) if reading.value is not None}
-    failed = {name: reading.problem for name, reading in zip(named, readings, strict=True) if reading.value is None}
-    kept = _confirmed(named, written, judge, retries, device)
-    failed |= {name: "no question was confirmed" for name, questions in kept.items() if not questions}
+    questions = [Question((), (turn(text.fill(caption=caption)),)) for caption in named.values()]
+    queries = [Query(question, _parse, RETRY_PREFIX + _FORMAT) for question in questions]
+    answers = dict(zip(named, JudgeProtocol(judge, retries, decoding=decoding).ask(queries, device), strict=True))
+    written = {name: answer.value for name, answer in answers.items() if answer.value is not None}
+    failed = {name: answer.problem for name, answer in answers.items() if answer.value is None}
+    confirmed = _confirmed(named, written, JudgeProtocol(judge, retries, decoding=_CHECKING), device)
+    failed |= {name: "no question was confirmed" for name, some in confirmed.items() if not some}
     if len(failed) == len(named):
-        told = "; ".join(f"{why} ({n}x)" for why, n in Counter(failed.values()).most_common(3))
-        raise JudgeFailed(f"none of {len(named)} captions got a question: {told}")
-    questions = [question for of in kept.values() for question in of]
-    counts = [sum(getattr(x, count) for x in written.values()) for count in ("n_malformed", "n_other_type")]
-    rejected = sum(len(x.questions) for x in written.values()) - len(questions)
-    return GeneratedTifa(questions, failed, counts[0], counts[1], rejected)
+        reasons = "; ".join(f"{reason} ({n}x)" for reason, n in Counter(failed.values()).most_common(3))
+        raise JudgeFailed(f"none of {len(named)} captions got a question: {reasons}")
+    return _result(confirmed, written, failed)
 
 
 def write_tifa(path: str | Path, questions: Sequence[TifaQuestion]) -> None:
-    """Questions as TIFA publishes them: a JSON list of records, for `TIFA(path, ...)` and other tools."""
+    """Write questions as TIFA publishes them: a JSON list of records, for `TIFA(path, ...)` and other tools.
+
+    Args:
+        path: the file, which is replaced as a whole.
+        questions: of any number of captions.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_imgmetrics import TifaQuestion, write_tifa
+        >>> question = TifaQuestion("0", "a cat", "is there a cat?", ("yes", "no"), "yes", "animal", "cat")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tifa(f"{folder}/questions.json", [question])
+    """
     rows = [{**question.__dict__, "choices": list(question.choices)} for question in questions]
-    told = json.dumps(rows, ensure_ascii=False, indent=1)
-    write_atomically(path, lambda temporary: temporary.write_text(told, encoding="utf-8"))
+    text = json.dumps(rows, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _confirmed(
     captions: Mapping[str, str],
     written: Mapping[str, GeneratedQuestions],
-    judge: Judge,
-    retries: int,
+    protocol: JudgeProtocol,
     device: torch.device,
 ) -> dict[str, list[TifaQuestion]]:
     """The questions whose answer the judge finds in the caption, by caption."""
-    asked = [(captions[name], question) for name, of in written.items() for question in of.questions]
-    asks = [choice_ask(question.question, question.choices, caption) for caption, question in asked]
-    asks += [short_ask(question.question, caption) for caption, question in asked]
-    said = [reading.value or "" for reading in read_answers(judge, asks, _CHECKS, retries=retries, device=device)]
-    chosen, own_words = iter(said[: len(asked)]), iter(said[len(asked) :])
-    kept = {}
+    pairs = [(captions[name], question) for name, of in written.items() for question in of.questions]
+    queries = [choice_query(question.question, question.choices, caption) for caption, question in pairs]
+    queries += [short_query(question.question, caption) for caption, question in pairs]
+    answers = [answer.value or "" for answer in protocol.ask(queries, device)]
+    choices, own_words = iter(answers[: len(pairs)]), iter(answers[len(pairs) :])
+    confirmed = {}
     for name, of in written.items():
-        answers = [(next(chosen), next(own_words)) for _ in of.questions]
-        good = filtered_questions(of.questions, [a for a, _ in answers], [b for _, b in answers])
-        kept[name] = [
+        checks = [(next(choices), next(own_words)) for _ in of.questions]
+        good = filtered_questions(of.questions, [a for a, _ in checks], [b for _, b in checks])
+        confirmed[name] = [
             TifaQuestion(name, captions[name], x.question, x.choices, x.answer, x.element_type, x.element) for x in good
         ]
-    return kept
+    return confirmed
+
+
+def _result(
+    confirmed: Mapping[str, list[TifaQuestion]], written: Mapping[str, GeneratedQuestions], failed: dict[str, str]
+) -> GeneratedTifa:
+    questions = [question for of in confirmed.values() for question in of]
+    return GeneratedTifa(
+        questions,
+        failed,
+        n_malformed=sum(of.n_malformed for of in written.values()),
+        n_other_type=sum(of.n_other_type for of in written.values()),
+        n_rejected=sum(len(of.questions) for of in written.values()) - len(questions),
+    )
 
 
 def _named(captions: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
@@ -122,6 +167,6 @@ def _named(captions: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     return named
 
 
-def _parsed(response: str) -> GeneratedQuestions | None:
-    found = parse_generated(response)
-    return found if found.questions else None
+def _parse(response: str) -> GeneratedQuestions | None:
+    generated = parse_generated(response)
+    return generated if generated.questions else None

@@ -1,4 +1,4 @@
-"""Questions that a language model wrote about a caption in TIFA's layout: how they are read, and which are kept."""
+"""Questions that a language model wrote about a caption in TIFA's layout: how they are read, and which stay."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def parse_generated(response: str) -> GeneratedQuestions:
     questions, malformed, other = [], 0, 0
     for key, text in [*_layout_lines(response), ("Q:", "")]:
         if key == "A:" or ("Q:" in parts and key in ("Q:", "About ")):  # a question is over
-            read = _question(head, {**parts, key: text} if key == "A:" else parts)
-            malformed += read is None
-            if read is not None and read.element_type in ELEMENT_TYPES:
-                merged = _MERGED.get(read.element_type, read.element_type)
-                questions.append(read._replace(element_type=merged))
-            elif read is not None:
+            question = _question(head, {**parts, key: text} if key == "A:" else parts)
+            malformed += question is None
+            if question is not None and question.element_type in ELEMENT_TYPES:
+                merged = _MERGED.get(question.element_type, question.element_type)
+                questions.append(question._replace(element_type=merged))
+            elif question is not None:
                 other += 1
             parts = {}
         if key == "About ":
@@ -80,14 +80,14 @@ def token_f1(gold: str, prediction: str) -> float:
     Recall is the share of gold words that the prediction has; precision counts them against the predicted words that
     gold lacks. Two empty answers score 1, an empty gold answer else 0. Source: the filter of Hu et al. 2023.
     """
-    wanted, given = gold.split(), prediction.split()
-    if not wanted:
-        return float(not given)
-    hits = sum(word in given for word in wanted)
+    expected, predicted = gold.split(), prediction.split()
+    if not expected:
+        return float(not predicted)
+    hits = sum(word in predicted for word in expected)
     if hits == 0:
         return 0.0
-    precision = hits / (hits + sum(word not in wanted for word in given))
-    recall = hits / len(wanted)
+    precision = hits / (hits + sum(word not in expected for word in predicted))
+    recall = hits / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
@@ -117,8 +117,8 @@ def filtered_questions(
         sizes = (len(questions), len(chosen), len(free_form))
         raise ShapeError(f"`questions`, `chosen` and `free_form` must be of one length, got {sizes}")
     first = {item.question: i for i, item in reversed(list(enumerate(questions)))}
-    kept = (i for i in sorted(first.values()) if passes_filter(questions[i].answer, chosen[i], free_form[i]))
-    return [questions[i] for i in kept]
+    passing = (i for i in sorted(first.values()) if passes_filter(questions[i].answer, chosen[i], free_form[i]))
+    return [questions[i] for i in passing]
 
 
 def _layout_lines(response: str) -> list[tuple[str, str]]:

@@ -38,7 +38,8 @@ from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.judges.backends.server import ServerJudge
 from lightning_imgmetrics.judges.backends.threads import in_threads
 from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
-from lightning_imgmetrics.judges.metrics.queries import Ask, Sample, Verdict
+from lightning_imgmetrics.judges.metrics.queries import Query, Sample
+from lightning_imgmetrics.judges.metrics.verdicts import Verdict
 
 CPU = torch.device("cpu")
 KEY = "sk-1234567890"
@@ -498,12 +499,12 @@ class Liking(JudgeMetric):
     name = "liking"
     inputs = ()
 
-    def asks(self, sample: Sample) -> list[Ask]:
+    def queries(self, sample: Sample) -> list[Query]:
         question = Question((sample.image,), (turn(IMAGE, "How good?"),))
-        return [Ask(question, lambda text: float(text) if text.isdigit() else None)]
+        return [Query(question, lambda text: float(text) if text.isdigit() else None)]
 
-    def conclude(self, sample: Sample, readings: Sequence[Any]) -> Verdict:
-        return Verdict(readings[0])
+    def conclude(self, sample: Sample, answers: Sequence[Any]) -> Verdict:
+        return Verdict(answers[0])
 
 
 def test_a_metric_that_holds_it_is_copied_and_pickled() -> None:

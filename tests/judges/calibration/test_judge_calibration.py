@@ -329,22 +329,22 @@ def test_a_judge_on_a_scale_of_its_own_is_not_rounded_to_that_of_people() -> Non
 
 
 @pytest.mark.parametrize(
-    ("make", "own", "figures"),
+    ("make", "own", "columns"),
     [
         (lambda: VQAScore(ScriptedJudge()), (0, 1), {}),
-        (lambda: VIEScore(ScriptedJudge()), (0, 10), {"sc": (0, 10), "naturalness": (0, 10), "void": None}),
-        (lambda: UnifiedReward(ScriptedJudge()), (1, 5), {"style": (1, 5), "unread": None}),
+        (lambda: VIEScore(ScriptedJudge()), (0, 10), {"sc": (0, 10), "naturalness": (0, 10), "not_applicable": None}),
+        (lambda: UnifiedReward(ScriptedJudge()), (1, 5), {"style": (1, 5), "unparsed": None}),
         (lambda: UnifiedReward(ScriptedJudge(), mode="pairwise"), (0, 1), {"style": (0, 1)}),
         (lambda: UnifiedRewardEdit(ScriptedJudge()), (0, 25), {"overediting": (0, 25)}),
         (lambda: UnifiedRewardEdit(ScriptedJudge(), mode="pairwise_score"), (0, 1), {"margin": None}),
-        (lambda: RubricJudge(ScriptedJudge()), (0, 1), {"appeal": (1, 5), "void": None}),
+        (lambda: RubricJudge(ScriptedJudge()), (0, 1), {"appeal": (1, 5), "not_applicable": None}),
         (Judge, None, {"style": None}),
     ],
 )
-def test_ranges_of_scores(make: Callable[[], ScoreMetric], own: Any, figures: dict[str, Any]) -> None:
+def test_ranges_of_scores(make: Callable[[], ScoreMetric], own: Any, columns: dict[str, Any]) -> None:
     metric = make()
     assert metric.range_of(metric.name) == own
-    assert {name: metric.range_of(name) for name in figures} == figures
+    assert {name: metric.range_of(name) for name in columns} == columns
 
 
 def test_criteria_that_the_judge_lacks_are_refused() -> None:

@@ -48,7 +48,7 @@ def test_failures_are_counted_and_never_scored() -> None:
 
 
 def question_of(m: Grade, image: Tensor, prompt: str = "p") -> Question:
-    return m.asks(Sample(image, prompt))[0].question
+    return m.queries(Sample(image, prompt))[0].question
 
 
 def test_a_retry_reminds_of_the_format() -> None:

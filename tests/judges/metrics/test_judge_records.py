@@ -116,7 +116,7 @@ def test_calibrations_are_what_compute_returns() -> None:
     judge = ScriptedJudge()
     ratings = {0: 1, 1: 2, 2: 3}
     found = JudgeCalibration.measure(ratings, ratings, resamples=20)
-    assert RubricJudge(judge, calibration=found).calibration is found
+    assert RubricJudge(judge, calibration=found).protocol.calibration is found
     for wrong in ("x", 3, found.to_json(), JudgeCalibration(RubricJudge(judge), ratings)):
         with pytest.raises(TypeError, match=f"`calibration` must be .*, got {type(wrong).__name__}"):
             RubricJudge(judge, calibration=wrong)  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_imgmetrics import MetricSuite, Result
-from lightning_imgmetrics.prompt_benchmarks.base.item_metric import ItemMetric
 
 N = 23
 Found = tuple[Result, list[str]]
@@ -41,7 +40,7 @@ def share(rank: int, size: int, split: str) -> Tensor:
 
 
 def quiet() -> None:
-    """Published wordings are not on this machine."""
+    """Published prompts are not on this machine."""
     warnings.filterwarnings("ignore", message="the prompt ")
 
 
@@ -58,8 +57,7 @@ def run_split(rank: int, size: int, split: str, batch: int, with_ids: bool) -> d
 
 def found(metric: Any) -> Found:
     """The result, and which items of a benchmark have none."""
-    result = metric.result()
-    return result, metric.missing() if isinstance(metric, ItemMetric) else []
+    return metric.result(), metric.missing()
 
 
 @functools.cache

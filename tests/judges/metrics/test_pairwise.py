@@ -214,7 +214,7 @@ def test_repeats_decide_by_majority() -> None:
 @pytest.mark.parametrize(
     ("rivals", "told"),
     [
-        ([[RIVALS[0]], [RIVALS[1], RIVALS[2]]], r"`rivals\[1\]` must hold exactly one image for pairwise_judge, got 2"),
+        ([[RIVALS[0]], [RIVALS[1], RIVALS[2]]], r"`rivals\[1\]` must hold 1 image\(s\) for pairwise_judge, got 2"),
         (RIVALS[:3], "`rivals` must hold one entry per image, got 3 for 2"),
     ],
 )
@@ -242,7 +242,7 @@ def test_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     before = template()
     assert re.fullmatch("[0-9a-f]{8}", before)
     assert template("Which has more {red}?") != before
-    for name in ("pairwise._TASK", "pairwise._ORDER", "pairwise._FORM", "quoting._DATA", "quoting._PROMPT"):
+    for name in ("pairwise._TASK", "pairwise._ORDER", "pairwise._FORMAT", "quoting._DATA", "quoting._PROMPT"):
         with monkeypatch.context() as patch:
             patch.setattr(f"lightning_imgmetrics.judges.metrics.{name}", "Other words.")
             assert template() != before

@@ -116,7 +116,7 @@ def test_all_five() -> None:
         dimensions.append(mean(headings))
         assert result.details[key] == pytest.approx(dimensions[-1])
     assert result.value == pytest.approx(mean(dimensions))
-    assert len(metric.figures) == 5 + 23 + 1
+    assert len(metric.table.of_kind("mean")) == 5 + 23 + 1
     assert len(judge.asked) == 5
     rows = metric.records()[0]["rows"]
     assert [row["question"] for row in rows if "answer" in row] == list(DIMENSIONS)
@@ -165,8 +165,8 @@ def failing(dimensions: Mapping[int, set[str]]) -> ScriptedJudge:
     def script(question: Question) -> str:
         dimension = dimension_of(question)
         number = next(i for i in range(N) if f"prompt {i}" in texts_of(question))
-        unread = dimension in dimensions.get(number, ())
-        return "It is lovely." if unread else marked(dimension, lambda d, h, f: 1 if d == "Quality" else 2)
+        is_unclear = dimension in dimensions.get(number, ())
+        return "It is lovely." if is_unclear else marked(dimension, lambda d, h, f: 1 if d == "Quality" else 2)
 
     return ScriptedJudge(script)
 
@@ -180,11 +180,11 @@ def test_dimensions_that_cannot_be_read_are_counted() -> None:
     assert (result.n, result.details["n_failed"], result.details["n_failed_dimensions"]) == (3, 1, 1 + 3)
     assert result.value == pytest.approx((100 + 80 + 92) / 3)
     assert (result.details["quality"], result.details["aesthetics"]) == (60, 100)
-    asked, unread = 20 + 9, 2 * 9
-    assert result.details["parse_failure_rate"] == pytest.approx(unread / asked)
-    assert "unread: Quality" in metric.rationales()[0]
+    answers, unparsed = 20 + 9, 2 * 9
+    assert result.details["parse_failure_rate"] == pytest.approx(unparsed / answers)
+    assert "unparsed: Quality" in metric.rationales()[0]
     assert "unreadable answer: 'It is lovely.'" in metric.rationales()[1]
-    assert "n_void" not in result.details
+    assert "n_not_applicable" not in result.details
     with pytest.raises(JudgeFailed, match="no usable answer for 1 of 4 samples"):
         updated(QwenImageBench(judge, max_failed=0.2), 4).compute()
 
@@ -196,7 +196,7 @@ def test_what_does_not_apply_is_no_failure() -> None:
 
     metric = updated(QwenImageBench(ScriptedJudge(script), dimensions=["Creative Generation"], max_failed=0), 3)
     result = metric.result()
-    assert (result.value, result.n, result.details["n_failed"], result.details["n_void"]) == (100, 1, 0, 2)
+    assert (result.value, result.n, result.details["n_failed"], result.details["n_not_applicable"]) == (100, 1, 0, 2)
     judge = marking(lambda *facet: "N/A")
     with pytest.raises(NotEnoughSamples, match="nothing to judge in all 2"):
         updated(QwenImageBench(judge), 2).compute()
@@ -254,7 +254,7 @@ def test_bad_dimensions(dimensions: Any, error: type[Exception], match: str) -> 
 
 def test_signature_and_defaults() -> None:
     metric = QwenImageBench()
-    assert metric.decoding == Decoding(max_tokens=4096, repetition_penalty=1.05, thinking=True)
+    assert metric.protocol.decoding == Decoding(max_tokens=4096, repetition_penalty=1.05, thinking=True)
     assert isinstance(metric.judge, LocalJudge)
     assert metric.judge.model == "Qwen/Qwen-Image-Bench"
     fields = metric.signature().fields

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from lightning_imgmetrics.judges.metrics.qwen_scores import dimensions_of, heading_scores, known_mean, read_marks
+from lightning_imgmetrics.judges.metrics.qwen_scores import dimensions_of, heading_scores, known_mean, parse_marks
 
 CHECKLIST = {
     "Realism": ["Physical Logic", "Material Texture"],
@@ -35,7 +35,7 @@ def nested(marks: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_three_levels() -> None:
-    marks = read_marks(json.dumps(nested(MARKS)), CHECKLIST)
+    marks = parse_marks(json.dumps(nested(MARKS)), CHECKLIST)
     assert marks == WORTH
     scores = heading_scores(marks)
     assert scores == pytest.approx({"Realism": 60, "Detail": 160 / 3, "Resolution": 100})
@@ -67,7 +67,7 @@ BARE = {"Realism": {"Physical Logic": 1, "Material Texture": "n/a"}, "All": {k: 
     ],
 )
 def test_what_judges_make_of_the_form(text: str) -> None:
-    assert read_marks(text, CHECKLIST) == WORTH
+    assert parse_marks(text, CHECKLIST) == WORTH
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,28 @@ def test_what_judges_make_of_the_form(text: str) -> None:
     ],
 )
 def test_answers_that_mark_nothing(text: str) -> None:
-    assert read_marks(text, CHECKLIST) is None
+    assert parse_marks(text, CHECKLIST) is None
 
 
 def test_a_checklist_of_which_nothing_applies_is_read() -> None:
-    marks = read_marks(json.dumps(nested(dict.fromkeys(MARKS, "N/A"))), CHECKLIST)
+    marks = parse_marks(json.dumps(nested(dict.fromkeys(MARKS, "N/A"))), CHECKLIST)
     assert marks == {heading: dict.fromkeys(facets) for heading, facets in CHECKLIST.items()}
     assert set(heading_scores(marks).values()) == {None}
 
 
 def test_facets_that_were_not_asked_for_stay_and_count() -> None:
     text = json.dumps({"Detail": {"Noise": {"score": 0}, "Grain": {"score": 2}}, "Mood": {"Calm": {"score": 1}}})
-    marks = read_marks(text, CHECKLIST)
+    marks = parse_marks(text, CHECKLIST)
     assert marks == {"Detail": {"Noise": 0, "Grain": 100}, "Mood": {"Calm": 60}}
     assert heading_scores(marks) == {"Detail": 50, "Mood": 60}
 
 
 def test_the_slip_of_the_published_judge() -> None:
     text = '{"Feature Mapping": {"Feature Mapping": {"score": 2}}}'
-    assert read_marks(text, {"Feature Matching": ["Feature Matching"]}) == {
+    assert parse_marks(text, {"Feature Matching": ["Feature Matching"]}) == {
         "Feature Matching": {"Feature Matching": 100}
     }
-    assert read_marks(text, {**CHECKLIST, "Feature Mapping": ["Feature Mapping"]}) == {
+    assert parse_marks(text, {**CHECKLIST, "Feature Mapping": ["Feature Mapping"]}) == {
         "Feature Mapping": {"Feature Mapping": 100}
     }
 
@@ -130,7 +130,7 @@ def test_dimensions_of_the_published_prompts(text: str, dimensions: list[str]) -
 @given(st.dictionaries(st.sampled_from(list(MARKS)), st.sampled_from([0, 1, 2, "N/A"]), min_size=1), st.booleans())
 def test_scores_lie_between_their_parts(given_marks: dict[str, Any], flat: bool) -> None:
     objects = {facet: {"score": mark} for facet, mark in given_marks.items()}
-    marks = read_marks(json.dumps(objects if flat else {"Any": objects}), CHECKLIST)
+    marks = parse_marks(json.dumps(objects if flat else {"Any": objects}), CHECKLIST)
     assert marks is not None
     known = [{0: 0, 1: 60, 2: 100}[mark] for mark in given_marks.values() if mark != "N/A"]
     total = known_mean(heading_scores(marks).values())

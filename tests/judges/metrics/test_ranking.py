@@ -272,7 +272,7 @@ def test_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (before["shuffles"], before["order_seed"]) == ("2", "0")
     assert fields(shuffles=3, seed=7) == {**before, "shuffles": "3", "order_seed": "7"}
     assert fields("Which is {red}?")["template"] != before["template"]
-    for name in ("ranking._TASK", "ranking._ORDER", "ranking._FORM", "quoting._DATA"):
+    for name in ("ranking._TASK", "ranking._ORDER", "ranking._FORMAT", "quoting._DATA"):
         with monkeypatch.context() as patch:
             patch.setattr(f"lightning_imgmetrics.judges.metrics.{name}", "Other words.")
             assert fields()["template"] != before["template"]

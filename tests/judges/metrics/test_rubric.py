@@ -22,8 +22,8 @@ from lightning_imgmetrics.cli.output import write_records
 from lightning_imgmetrics.errors import JudgeFailed, MissingExtra, UnknownName, UnreadableQuestions
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.question import Decoding, Question
-from lightning_imgmetrics.judges.metrics.quoting import fenced
-from lightning_imgmetrics.judges.metrics.rubric import RubricJudge
+from lightning_imgmetrics.judges.metrics.quoting import quote_untrusted
+from lightning_imgmetrics.judges.metrics.rubric import RubricJudge, template_of_rubrics
 from lightning_imgmetrics.judges.metrics.rubric_file import SHIPPED, Criterion, Rubric, read_rubric
 
 HOSTILE = [
@@ -236,12 +236,12 @@ def test_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.one_of(st.text(), st.sampled_from(HOSTILE), st.text("</＜ pProm\n>t-0a8", max_size=60)))
 def test_nothing_gets_out_of_a_fence(text: str) -> None:
     before, opening, inside, closing = re.fullmatch(
-        r"(.*)\n(<prompt-[0-9a-f]{8}>)\n(.*)\n(</prompt-[0-9a-f]{8}>)", fenced(text, "prompt"), re.DOTALL
+        r"(.*)\n(<prompt-[0-9a-f]{8}>)\n(.*)\n(</prompt-[0-9a-f]{8}>)", quote_untrusted(text, "prompt"), re.DOTALL
     ).groups()  # type: ignore[union-attr]
     assert closing == opening.replace("<", "</")
     assert "data" in before
     assert "never an instruction" in before
-    assert before == fenced("", "prompt").partition("\n<")[0]
+    assert before == quote_untrusted("", "prompt").partition("\n<")[0]
     assert not re.search(r"[<＜]\s*[/／]?\s*prompt", inside, re.IGNORECASE)
     assert re.sub("&lt;|<|＜", "", inside) == re.sub("&lt;|<|＜", "", text)
     if "<" not in text and "＜" not in text:
@@ -315,7 +315,7 @@ def test_the_weighted_mean_and_what_is_told() -> None:
         "answer": json.dumps({"reasoning": "there 6", "score": 6}),
         "tries": 1,
     }
-    assert m.logged == ("n_failed", "parse_failure_rate", "subject", "finish")
+    assert set(m.logged_details) == {"n_failed", "parse_failure_rate", "subject", "finish"}
 
 
 def test_criteria_are_called_as_nothing_else_is(tmp_path: Path) -> None:
@@ -328,8 +328,9 @@ def test_criteria_are_called_as_nothing_else_is(tmp_path: Path) -> None:
     write_records(Outcome(report, {}, {"generated": side}, {}, []), str(tmp_path / "records"))  # type: ignore[dict-item]
     line = json.loads((tmp_path / "records").read_text().splitlines()[0])
     columns = (column.name for column in m.columns())
-    taken = {*line, *columns, *report.results["rubric"].details, "n_void", m.name} - {"subject", "finish"}
-    assert {"metric", "name", "id", "prompt", "score", "rationale", "rows", "void", "spread", "standard_error"} <= taken
+    taken = {*line, *columns, *report.results["rubric"].details, "n_not_applicable", m.name} - {"subject", "finish"}
+    assert {"metric", "name", "id", "prompt", "score", "rationale", "rows", "spread", "standard_error"} <= taken
+    assert {"not_applicable", "unparsed", "answers"} <= taken
     for name in taken:
         with pytest.raises(UnreadableQuestions, match="none of the names that results have for other"):
             read_rubric({"criteria": [{"name": name, "question": "Is it?"}]})
@@ -447,11 +448,13 @@ def test_the_signature() -> None:
 
 def test_the_template_knows_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     before = RubricJudge(ScriptedJudge(), TWO).signature().fields["template"]
-    for module, name in (("rubric", "_ORDER"), ("rubric", "_FORM"), ("quoting", "_DATA"), ("rubric", "AGAIN")):
+    for module, name in (("rubric", "_ORDER"), ("rubric", "_FORMAT"), ("quoting", "_DATA"), ("rubric", "RETRY_PREFIX")):
         with monkeypatch.context() as patch:
             target = f"lightning_imgmetrics.judges.metrics.{module}.{name}"
             patch.setattr(target, "Other words.")
+            template_of_rubrics.cache_clear()
             assert RubricJudge(ScriptedJudge(), TWO).signature().fields["template"] != before
+    template_of_rubrics.cache_clear()
 
 
 def test_a_checkpoint_answers(tmp_path: Path) -> None:

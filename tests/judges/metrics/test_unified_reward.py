@@ -21,7 +21,7 @@ from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName
 from lightning_imgmetrics.functional.intervals import win_interval
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.question import IMAGE, Decoding, Question
-from lightning_imgmetrics.judges.metrics.published_prompts import WordedMetric
+from lightning_imgmetrics.judges.metrics.judge_metric import JudgeMetric
 from lightning_imgmetrics.judges.metrics.unified_reward import UnifiedReward
 from lightning_imgmetrics.judges.metrics.unified_reward_edit import UnifiedRewardEdit
 from lightning_imgmetrics.judges.prompts.unified_reward import (
@@ -62,14 +62,14 @@ def level(image: Tensor) -> float:
     return float(image.double().mean() / 255)
 
 
-def images_of(metric: WordedMetric, n: int, seed: int = 0) -> dict[str, Any]:
+def images_of(metric: JudgeMetric, n: int, seed: int = 0) -> dict[str, Any]:
     sizes = {"source": 20, "rivals": 28}
     return {"images": random_images(n, 24, seed), "prompts": "a cat"} | {
-        name: random_images(n, sizes[name], seed + k) for k, name in enumerate(metric.takes, 1)
+        name: random_images(n, sizes[name], seed + k) for k, name in enumerate(metric.images_per_sample, 1)
     }
 
 
-def updated(metric: WordedMetric, n: int = 1, seed: int = 0) -> Any:
+def updated(metric: JudgeMetric, n: int = 1, seed: int = 0) -> Any:
     metric.update(**images_of(metric, n, seed), ids=range(n))
     return metric
 
@@ -263,9 +263,9 @@ def test_choices(first: str, second: str, score: float, bias: float) -> None:
 
 
 @pytest.mark.parametrize("mode", ["pairwise_rank", "pairwise_score"])
-@pytest.mark.parametrize("unread", ["Image 1 is sharper.", "I'm sorry, I can't compare these images.", "", "0"])
-def test_a_choice_that_cannot_be_read_is_no_tie(mode: str, unread: str) -> None:
-    for judge in (decided("Image 1: 2\nImage 2: 1", unread), decided(unread, unread)):
+@pytest.mark.parametrize("unclear", ["Image 1 is sharper.", "I'm sorry, I can't compare these images.", "", "0"])
+def test_a_choice_that_cannot_be_parsed_is_no_tie(mode: str, unclear: str) -> None:
+    for judge in (decided("Image 1: 2\nImage 2: 1", unclear), decided(unclear, unclear)):
         with pytest.raises(JudgeFailed):
             updated(UnifiedRewardEdit(judge, mode=mode)).compute()
 
@@ -370,8 +370,8 @@ def test_bad_input() -> None:
     ("kind", "arguments", "error", "match"),
     [
         (UnifiedReward, {"mode": "rank"}, UnknownName, "`mode` must be one of 'pointwise', 'pairwise'"),
-        (UnifiedReward, {"wording": "mine"}, UnknownName, "`wording` must be one of 'official', 'diffsynth'"),
-        (UnifiedReward, {"mode": "pairwise", "wording": "diffsynth"}, ValueError, "`wording` must be 'official' with"),
+        (UnifiedReward, {"prompt_version": "mine"}, UnknownName, "must be one of 'official', 'diffsynth'"),
+        (UnifiedReward, {"mode": "pairwise", "prompt_version": "diffsynth"}, ValueError, "must be 'official' with"),
         (UnifiedReward, {"mode": "pairwise", "orders": 3}, ValueError, "`orders` must be 1"),
         (UnifiedRewardEdit, {"mode": "pointwise"}, UnknownName, "`mode` must be one of 'pointwise_score'"),
         (UnifiedRewardEdit, {"mode": "pairwise_rank", "orders": 0}, ValueError, "`orders` must be 1"),
@@ -384,7 +384,7 @@ def test_bad_arguments(kind: Any, arguments: dict[str, Any], error: type[Excepti
 
 def test_signatures_and_defaults() -> None:
     point, pair = UnifiedReward(), UnifiedReward(mode="pairwise")
-    assert point.decoding == pair.decoding == Decoding(max_tokens=4096, thinking=False)
+    assert point.protocol.decoding == pair.protocol.decoding == Decoding(max_tokens=4096, thinking=False)
     assert isinstance(point.judge, LocalJudge)
     assert point.judge.model == "CodeGoat24/UnifiedReward-2.0-qwen35-9b"
     fields = point.signature().fields
@@ -403,7 +403,7 @@ def test_signatures_and_defaults() -> None:
     ("metric", "digest"),
     [
         (lambda: UnifiedReward(ScriptedJudge(), template=SHELF), "0f2e89e0"),
-        (lambda: UnifiedReward(ScriptedJudge(), wording="diffsynth", template=SHELF), "706a5b0e"),
+        (lambda: UnifiedReward(ScriptedJudge(), prompt_version="diffsynth", template=SHELF), "706a5b0e"),
         (lambda: UnifiedReward(ScriptedJudge(), mode="pairwise", template=SHELF), "cda153f0"),
         *[
             (lambda mode=mode: UnifiedRewardEdit(ScriptedJudge(), mode=mode, template=SHELF), card.sha256[:8])

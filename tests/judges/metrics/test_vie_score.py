@@ -64,7 +64,7 @@ def sources(task: str, n: int) -> dict[str, Any]:
 
 
 def updated(metric: VIEScore, n: int = 1, prompts: str | Sequence[str] = "a cat") -> VIEScore:
-    metric.update(images=random_images(n, 24), prompts=prompts, ids=range(n), **sources(metric.task, n))
+    metric.update(images=random_images(n, 24), prompts=prompts, ids=range(n), **sources(metric.questions.task, n))
     return metric
 
 

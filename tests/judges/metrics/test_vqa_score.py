@@ -329,13 +329,13 @@ class TestWords:
         config = {"model_type": kind, "architectures": [], "text_config": {"model_type": language}}
         (tmp_path / "config.json").write_text(json.dumps(config))
         metric = VQAScore(str(tmp_path))
-        assert (metric.question, metric.answer, metric.variant) == (question, answer, variant)
+        assert (metric.question.text, metric.question.answer, metric.question.variant) == (question, answer, variant)
         told = str(metric.signature())
         assert f"question:{question}|answer:{answer}|variant:{variant}" in told
 
     def test_of_a_server(self) -> None:
         metric = VQAScore("gpt-4o@http://localhost:1/v1")
-        assert (metric.question, metric.answer, metric.variant) == (CAPITALS, "Yes", "plain")
+        assert (metric.question.text, metric.question.answer, metric.question.variant) == (CAPITALS, "Yes", "plain")
         with pytest.raises(ValueError, match="`variant` must be 'plain' for a judge that is none of clip_t5, "):
             VQAScore("gpt-4o@http://localhost:1/v1", variant="published")
 
@@ -351,14 +351,14 @@ class TestWords:
 
     def test_llava_is_asked_as_it_was_trained(self, folders: dict[str, Any]) -> None:
         image = images()[0]
-        (ask,) = VQAScore(judge_of(folders, "llava")).asks(Sample(image, "a cat"))
-        assert [m["role"] for m in ask.question.messages] == ["system", "user"]
-        assert torch.equal(ask.question.images[0], pad_to_square(image))
-        assert ask.question.scoring == "mean"
-        (ask,) = VQAScore(judge_of(folders, "llava"), variant="plain").asks(Sample(image, "a cat"))
-        assert [m["role"] for m in ask.question.messages] == ["user"]
-        assert torch.equal(ask.question.images[0], image)
-        assert ask.question.scoring == "product"
+        (query,) = VQAScore(judge_of(folders, "llava")).queries(Sample(image, "a cat"))
+        assert [m["role"] for m in query.question.messages] == ["system", "user"]
+        assert torch.equal(query.question.images[0], pad_to_square(image))
+        assert query.question.scoring == "mean"
+        (query,) = VQAScore(judge_of(folders, "llava"), variant="plain").queries(Sample(image, "a cat"))
+        assert [m["role"] for m in query.question.messages] == ["user"]
+        assert torch.equal(query.question.images[0], image)
+        assert query.question.scoring == "product"
 
     @pytest.mark.parametrize("size", [(3, 5), (5, 3), (4, 4), (1, 6)])
     def test_squares_are_padded_with_the_mean_color(self, size: tuple[int, int]) -> None:
@@ -452,7 +452,7 @@ class TestLaws:
 def on_ranks(rank: int, size: int, parts: dict[str, str]) -> tuple[float, int]:
     """The value and number of six samples; the second rank has the first one, too, and the third has none."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the generic wording
+        warnings.simplefilter("ignore", UserWarning)  # of the generic prompt
         metric = VQAScore(ClipFlanT5Judge(**parts, dtype="float32", cache=False))
         rows = [i for i in range(6) if i % min(size, 2) == rank] + ([0] if rank == 1 else [])
         if rank < 2:
