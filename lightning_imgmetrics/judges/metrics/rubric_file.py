@@ -105,7 +105,7 @@ class Rubric(BaseModel):
     Example:
         >>> from lightning_imgmetrics import Criterion, Rubric
         >>> Rubric(criteria=[Criterion(name="hands", question="Are hands well formed?")]).digest
-        'DIGEST'
+        '5eac845a'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -146,7 +146,7 @@ def read_rubric(rubric: Rubric | Mapping[str, Any] | str | Path) -> Rubric:
     Example:
         >>> from lightning_imgmetrics import read_rubric
         >>> [criterion.name for criterion in read_rubric("image-edit").criteria]
-        NAMES
+        ['done', 'kept', 'natural']
     """
     if isinstance(rubric, Rubric):
         return rubric

@@ -31,7 +31,22 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class GEditItem:
-    """An instruction in language "en" or "cn" and the image to edit; whether all published models have an answer."""
+    """An edit of an image, for `GEditBench`.
+
+    Args:
+        key: the name of the sample within its group and language.
+        task_type: the group of edits.
+        instruction: what is to be done.
+        language: of the instruction, "en" or "cn".
+        source: the image before the edit.
+        intersection: whether all published models have an answer.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lightning_imgmetrics import GEditItem
+        >>> GEditItem("0", "color_alter", "make it red", "en", Path("before.png"), True).name
+        'fullset/color_alter/en/0'
+    """
 
     key: str
     task_type: str

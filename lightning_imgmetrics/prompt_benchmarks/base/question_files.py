@@ -19,7 +19,22 @@ _DPG_COLUMNS = (
 
 @dataclass(frozen=True)
 class TifaQuestion:
-    """A question about the image of caption `id`; the answer is one of the choices."""
+    """A question about the image of a caption, for `TIFA`.
+
+    Args:
+        id: of the caption.
+        caption: the text that the image was made from.
+        question: what is asked.
+        choices: the possible answers.
+        answer: the right one among `choices`.
+        element_type: the category of the question, such as "animal" or "counting".
+        element: what in the caption it is about.
+
+    Example:
+        >>> from lightning_imgmetrics import TifaQuestion
+        >>> TifaQuestion("0", "a cat", "is there a cat?", ("yes", "no"), "yes", "animal", "cat").answer
+        'yes'
+    """
 
     id: str
     caption: str
@@ -32,7 +47,23 @@ class TifaQuestion:
 
 @dataclass(frozen=True)
 class DpgQuestion:
-    """A yes/no question about the image of an item; `parents` are propositions of the item, none of them 0."""
+    """A yes/no question about the image of an item, for `DPGBench`.
+
+    Args:
+        item_id: of the item.
+        text: the prompt of the item; one question of an item may have it for all.
+        proposition: the number of the question within its item, from 1.
+        parents: the propositions that the question depends on.
+        category_broad: as published.
+        category_detailed: as published.
+        tuple: what the question checks, "category - kind (object)", whose category counts.
+        question: what is asked.
+
+    Example:
+        >>> from lightning_imgmetrics import DpgQuestion
+        >>> DpgQuestion("0", "a cat", 1, (), "entity", "whole", "entity - whole (cat)", "Is there a cat?").parents
+        ()
+    """
 
     item_id: str
     text: str

@@ -27,7 +27,20 @@ class Clause:
 
 @dataclass(frozen=True)
 class GenEvalPrompt:
-    """A prompt, its task (`tag`), the clauses that an image must meet and those of which it may meet none."""
+    """A prompt, and the objects that its image must and must not show, for `GenEval`.
+
+    Args:
+        prompt: the text that the image is made from.
+        tag: its task, one of `TASKS`.
+        include: the clauses that the image must meet, all of them.
+        exclude: the clauses of which it may meet none.
+
+    Example:
+        >>> from lightning_imgmetrics import GenEvalPrompt
+        >>> row = {"tag": "counting", "prompt": "two cats", "include": [{"class": "cat", "count": 2}]}
+        >>> GenEvalPrompt.of(row).include[0].count
+        2
+    """
 
     prompt: str
     tag: str

@@ -32,7 +32,19 @@ _QUOTED = re.compile(
 
 @dataclass(frozen=True)
 class TextTarget:
-    """A prompt, the texts that its image must show, and their language ("en" for every one written with spaces)."""
+    """A prompt, and the texts that its image must show, for `TextRendering`.
+
+    Args:
+        id: of the prompt.
+        prompt: the text that the image is made from.
+        texts: what must be legible in the image, in order.
+        language: "zh" is compared by characters; "en" stands for every language written with spaces.
+
+    Example:
+        >>> from lightning_imgmetrics import TextTarget
+        >>> TextTarget("0", 'a sign that says "Open"', ("Open",), "en").texts
+        ('Open',)
+    """
 
     id: str
     prompt: str
