@@ -35,7 +35,7 @@ class EvaluationLog:
         self._writers: Sequence[Writer] | None = None
 
     def start_run(self) -> None:
-        """Note that a trainer begins, which has loggers of its own."""
+        """To be called when a trainer begins, which has loggers of its own."""
         self._writers = None
 
     def write(self, trainer: Trainer, evaluation: Evaluation, alerts: Mapping[str, str] | None) -> None:
@@ -66,10 +66,10 @@ class EvaluationLog:
     def log_last_values(
         self, module: LightningModule, history: Sequence[Mapping[str, Any]], *, by_step: bool, logger: bool
     ) -> None:
-        """The newest value of each metric as a logged metric of this hook, so that monitors find it at every one.
+        """Log the newest value of each metric in this hook, so that monitors find it at every validation.
 
-        NaN where a judge has failed ever since, so that a monitored key is there. `logger`: also for the loggers, as
-        `trainer.validate` does; in a fit the writers have sent the value to them.
+        NaN for a judge that has given none, so that a monitored key exists. `logger`: also send it to the loggers, as
+        `trainer.validate` does; in a fit the writers have done so.
         """
         values = dict.fromkeys(self.details, math.nan)
         for record in history:
@@ -77,7 +77,7 @@ class EvaluationLog:
         dtype = torch.float32 if module.device.type == "mps" else torch.float64
         with logging_without_logger():
             for name, value in values.items():
-                # All ranks hold the same bits: their maximum is it.
+                # All ranks have the same value, to the last bit: so has their maximum.
                 module.log(
                     f"{self.prefix}/{name}",
                     torch.tensor(value, dtype=dtype, device=module.device),

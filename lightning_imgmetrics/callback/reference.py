@@ -1,4 +1,4 @@
-"""The reference side of an evaluation: measured once, shared out over ranks, kept on disk by content."""
+"""The reference side of an evaluation: measured once, divided among ranks, cached on disk by content."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reference:
         self.measured = False
 
     def start_run(self) -> None:
-        """Note that a trainer begins, which may have another validation loader."""
+        """To be called when a trainer begins, which may have another validation loader."""
         self.measured = self.measured and self.source is not None
 
     def measure(self, suite: MetricSuite, trainer: Trainer, rank: int, size: int) -> None:
@@ -94,7 +94,7 @@ class CachedReference:
         return cls(cache_folder("reference") / f"{key[:32]}.safetensors", content, n, batches.rank, batches.world_size)
 
     def load(self, suite: MetricSuite) -> bool:
-        """Whether rank 0 found the file and took it; one that does not fit is measured again. Collective."""
+        """Load the file on rank 0; returns whether it was there and fits. Collective."""
         success = torch.tensor(int(self.rank == 0 and self._read(suite)))
         if self.size > 1:
             sum_(success)
@@ -125,7 +125,7 @@ class CachedReference:
 
 
 def _measure_images(suite: MetricSuite, batches: ImageBatches) -> None:
-    """Feed the images of all ranks, and move what they give to rank 0. Collective."""
+    """Feed the images of all ranks, and merge the statistics on rank 0. Collective."""
     n = 0
     for ids, images in batches:
         suite.update(images, real=True, ids=ids)

@@ -1,4 +1,4 @@
-"""Drawing samples: whose they are, their prompts and noise, and checks of what a sampler returns."""
+"""Drawing samples: which a rank draws, their prompts and noise, and checks of what a sampler returns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Samples(NamedTuple):
     clamped: int
 
     def followed_by(self, other: Samples) -> Samples:
-        """Both, in one."""
+        """The samples of both."""
         prompts = None if self.prompts is None or other.prompts is None else self.prompts + other.prompts
         target = None if self.target is None or other.target is None else self.target + other.target
         source = None if self.source is None or other.source is None else self.source + other.source
@@ -44,8 +44,8 @@ class Samples(NamedTuple):
 class SampleSource:
     """The samples 0..num_samples-1 of a sampler (None: the module's method `sample`).
 
-    Sample i has prompt i mod their number, and a generator seeded by (seed, i). Ranks take turns with the ids.
-    Raises ValueError for a size below 1, and SamplerError for a sampler that demands an argument nobody has.
+    Sample i has prompt i mod their number, and a generator seeded by (seed, i); it is drawn by rank i mod world size.
+    Raises ValueError for a size below 1, and SamplerError for a sampler that requires an argument which is not offered.
     """
 
     sampler: Callable[..., Any] | None
@@ -100,7 +100,7 @@ class SampleSource:
 
 
 def noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise, a sample's own whatever batch it is in; it is drawn on the CPU and then moved.
+    """Standard normal noise that depends on a sample's generator alone; it is drawn on the CPU and then moved.
 
     Args:
         generators: one CPU generator per sample, as samplers get them.

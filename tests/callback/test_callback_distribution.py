@@ -61,6 +61,17 @@ def test_the_reference_from_a_file_is_the_measured_one(tmp_path: Path) -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
+def test_the_cached_reference_is_the_measured_one(tmp_path: Path) -> None:
+    runs = []
+    for _ in range(2):
+        network = Pixels()
+        callback = monitor(metrics(network), reference=data(), num_samples=21, batch_size=5)
+        trainer(tmp_path, callback).validate(Painter(), DataLoader(data(), 8), verbose=False)
+        runs.append(([r.value for r in callback.results.values()], network.passes))
+    assert runs[0][0] == runs[1][0]
+    assert runs[0][1] - runs[1][1] == 24
+
+
 def test_a_reference_of_another_network_is_refused(tmp_path: Path) -> None:
     suite = MetricSuite({"fd": FrechetDistance("digits-clip")})
     suite.update_reference(data().tensors[0])

@@ -99,6 +99,12 @@ def test_fewer_samples_than_ranks(worlds: Worlds, tmp_path: Path, num_samples: i
         assert len(answer["calls"]) == len(answers[0]["calls"])
 
 
+def test_a_cached_reference_is_read_by_one_rank_for_all(worlds: Worlds, tmp_path: Path) -> None:
+    first, again = (worlds(2, one_rank, str(tmp_path), ("fd",), {}) for _ in range(2))
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    assert [answer["history"] for answer in again] == [answer["history"] for answer in first]
+
+
 def test_rank_zero_alone_writes(worlds: Worlds, tmp_path: Path) -> None:
     answers = worlds(2, one_rank, str(tmp_path), ("fd",), {"num_samples": 9, "media": 8})
     pngs = ["val-samples-step-0000003.png", "val-samples-step-0000006.png"]
