@@ -44,7 +44,8 @@ class Worlds:
     """`worlds(size, function, *args)` runs `function(rank, size, *args)` on `size` gloo ranks; results by rank."""
 
     def __init__(self) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")  # which imports once what all ranks need
+        context.set_forkserver_preload(["lightning.pytorch", "lightning_imgmetrics.suite", "transformers"])
         self.pipes, self.processes = [], []
         for rank in range(RANKS):
             here, there = context.Pipe()

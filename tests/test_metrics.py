@@ -948,7 +948,7 @@ def test_held_out_images_of_fld() -> None:
     feed(metric, "fld")
     result = metric.result()
     assert f"n_train:{10 * N}|n_test:{10 * N}|n:{10 * N}|test:given" in result.signature
-    assert not any(part.is_inference() for part in metric.real_test)
+    assert not any(part.is_inference() for part in metric.streams["real_test"].content.value)
     before = metric.compute()
     metric.update_test(images(range(20), 3), ids=range(1000, 1020))
     assert metric.compute() != before
@@ -977,7 +977,7 @@ def test_a_bounded_bank_is_bounded() -> None:
     metric = PrecisionRecall("precision", Counting(), max_samples=20)
     for start in range(0, 3000, 100):
         metric.update_features({"features": torch.rand(100, 8)}, real=True, ids=range(start, start + 100))
-        assert sum(map(len, metric.real_bank)) <= 2 * 256 + 100
+        assert sum(map(len, metric.streams["real_bank"].content.value)) <= 2 * 256 + 100
     assert len(metric.features("real")) == 20
 
 
