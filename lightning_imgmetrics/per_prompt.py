@@ -27,7 +27,6 @@ from lightning_imgmetrics.metrics.base.metric import ImageMetric
 from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.base.streams import Stream
 from lightning_imgmetrics.metrics.base.summary import Column, Summary
-from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
 from lightning_imgmetrics.models.base.extractor import Features
 from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.result import Signature
@@ -51,10 +50,11 @@ class PerPrompt(ImageMetric):
     inputs: tuple[str, ...]
 
     def __init__(self, metric: ScoreMetric, **kwargs: Any):
-        if not isinstance(metric, ScoreMetric):
+        if not getattr(metric, "scores_samples", False):
             raise TypeError(f"`metric` must be a score of single samples, got {type(metric).__name__}")
-        if isinstance(metric, FullReferenceMetric) and metric.reduction not in ("mean", "elementwise_mean"):
-            raise ValueError(f"`metric` must have a mean as its reduction, got {metric.reduction!r}")
+        if not metric.value_is_mean:
+            reduction = getattr(metric, "reduction", None)
+            raise ValueError(f"`metric` must have a mean as its reduction, got {reduction!r}")
         super().__init__(value_range=metric.value_range, **{"offload": metric.offload, **kwargs})
         self._inner = (deepcopy(metric),)  # not a module of this one: its states are never used, but for the counters
         self.metric.reset()
@@ -97,21 +97,17 @@ class PerPrompt(ImageMetric):
             raise TypeError(f"{self.metric.name} {'needs' if target is None else 'takes no'} `target`")
         batches = self.validate_images(images)
         texts = as_texts(prompts, sum(map(len, batches)))
-        given: dict[str, Any] = {"prompts": texts}
+        inputs: dict[str, Any] = {"prompts": texts}
         for name, sets in (("source", source), ("rivals", rivals)):
             if (name in self.inputs) != (sets is not None):
                 raise TypeError(f"{self.metric.name} {'needs' if sets is None else 'takes no'} `{name}`")
             if sets is not None:
-                given[name] = as_image_sets(sets, len(texts), name=name, value_range=self.value_range)
-        self.check_inputs(len(texts), **given)
+                inputs[name] = as_image_sets(sets, len(texts), name=name, value_range=self.value_range)
+        self.check_inputs(len(texts), **inputs)
         targets = [] if target is None else self.validate_images(target, "target")
         if target is not None and sum(map(len, targets)) != len(texts):
             raise ShapeError(f"`target` must hold one entry per image, got {sum(map(len, targets))} for {len(texts)}")
-        metric = self.metric.to(self.device)
-        if isinstance(metric, FullReferenceMetric):
-            scores = metric.scores_of_pairs(images=batches, target=targets)
-        else:
-            scores = metric.scores_of(self.extract(batches + targets), **given, ids=ids)
+        scores = self.metric.to(self.device).scores_of_images(batches, targets, **inputs, ids=ids)
         self._add_scores(scores, texts, ids)
 
     def check_inputs(self, n: int, **inputs: Any) -> None:
@@ -130,7 +126,7 @@ class PerPrompt(ImageMetric):
         self.streams["score"].add(torch.cat([keys.to(scores.device), scores], 1), ids)
 
     def summarize(self) -> Summary:
-        scores, prompts, undefined = self._defined()
+        scores, prompts, missing = self._defined()
         each = per_prompt_statistics(scores, prompts)
         mean, error = prompt_mean(scores, prompts) if len(each.n) > 1 else (each.mean[0], None)
         fewest = int(each.n.min())
@@ -141,7 +137,7 @@ class PerPrompt(ImageMetric):
             best, worst = (worst, best) if self.higher_is_better is False else (best, worst)
             details |= {f"best_of_{k}": float(best), f"worst_of_{k}": float(worst)}
         details |= {"best_of_n": details[f"best_of_{fewest}"], "worst_of_n": details[f"worst_of_{fewest}"]}
-        details |= self._variances(scores, prompts, each) | undefined
+        details |= self._variances(scores, prompts, each) | missing
         details |= self.metric.counter_details({name: float(getattr(self, name)) for name in self.metric.counter_names})
         spread = 0.0 if error is None else float(error)
         interval = None
@@ -167,9 +163,9 @@ class PerPrompt(ImageMetric):
             within = float(each.variance[0])
             return {"variance_within": within, "spread": within**0.5}
         between, within = (float(x) for x in variance_components(scores, prompts))
-        found = {"variance_between": between, "variance_within": within, "spread": within**0.5}
+        parts = {"variance_between": between, "variance_within": within, "spread": within**0.5}
         share = float(intraclass_correlation(scores, prompts))
-        return found | ({"prompt_share": max(share, 0.0)} if share == share else {})  # undefined for equal scores
+        return parts | ({"prompt_share": max(share, 0.0)} if share == share else {})  # undefined for equal scores
 
     def signature(self) -> Signature:
         inner = self.metric.signature().fields

@@ -12,9 +12,7 @@ from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_im
 from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError, UnknownName
 from lightning_imgmetrics.metrics.base.inputs import as_texts
-from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
-from lightning_imgmetrics.metrics.full_reference.base import FullReferenceMetric
-from lightning_imgmetrics.registry import METRICS, metric
+from lightning_imgmetrics.registry import METRICS, metric, metric_class
 
 
 def score(
@@ -35,22 +33,23 @@ def score(
     `images` and `target`: (n, 3, h, w) uint8 or float in [0, 1] (or the `value_range` among `arguments`), or lists of
     mixed sizes; `prompts`: n texts, or one for all; `source` and `rivals`: one image or a list of them for each of n.
     `device`: default that of the images. `arguments` are the metric's own. UnknownName for a key that scores no single
-    images; TypeError where the metric needs what is not given.
+    images; TypeError where the metric needs what is not inputs.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
-    if not _scores(METRICS.get(key)):
-        raise UnknownName("key", key, [k for k, kind in METRICS.items() if _scores(kind)])
+    if key not in METRICS or not metric_class(key).scores_samples:
+        raise UnknownName("key", key, [k for k in METRICS if metric_class(k).scores_samples])
     m: Any = metric(key, **arguments)
-    given = {"images": images, "prompts": prompts, "target": target, "source": source, "rivals": rivals}
+    inputs = {"images": images, "prompts": prompts, "target": target, "source": source, "rivals": rivals}
     for name in m.inputs:
-        if given.get(name) is None:
+        if inputs.get(name) is None:
             raise TypeError(f"metric {key!r} needs `{name}=`")
     value_range = arguments.get("value_range", (0.0, 1.0))  # not the metric's own default: LPIPS' is (-1, 1)
     sides = [_singles(x, name, value_range) for name, x in (("images", images), ("target", target)) if x is not None]
     n = len(sides[0])
     if len(sides[-1]) != n:
         raise ShapeError(f"`target` must hold one entry per image, got {len(sides[-1])} for {n} images")
+    sides = sides if "target" in m.inputs else sides[:1]
     others: dict[str, Any] = {} if prompts is None else {"prompts": as_texts(prompts, n)}
     for name, sets in (("source", source), ("rivals", rivals)):
         if sets is not None:
@@ -64,7 +63,7 @@ def score(
             for start in range(0, n, batch_size):
                 part = slice(start, start + batch_size)
                 batches = [as_images(side[part], decoded=True)[0] for side in sides]
-                scores = _scores_of(m, *batches, **{name: column[part] for name, column in others.items()})
+                scores = m.scores_of_images(*batches, **{name: column[part] for name, column in others.items()})
                 out.append((scores if scores.ndim == 1 else scores[:, 0]).double().cpu())
     finally:
         for network in m.networks if m.offload else ():
@@ -76,14 +75,3 @@ def _singles(images: Images, name: str, value_range: tuple[float, float]) -> lis
     """8-bit images (3, h, w), as a suite measures them."""
     batches, _ = as_images(images, name=name, value_range=value_range)
     return [image for batch in batches for image in quantize(batch)]
-
-
-def _scores_of(m: Any, images: list[Tensor], target: Sequence[Tensor] = (), **inputs: Any) -> Tensor:
-    if isinstance(m, FullReferenceMetric):
-        return m.scores_of_pairs(images=images, target=target)
-    return m.scores_of(m.extract([*images, *(target if "target" in m.inputs else ())]), **inputs)
-
-
-def _scores(maker: Any) -> bool:
-    kind = getattr(maker, "func", maker)
-    return isinstance(kind, type) and issubclass(kind, ScoreMetric)

@@ -82,7 +82,7 @@ class MetricSuite(Members):
             labels=labels,
             ids=ids,
         )
-        for _, m in (pair for group in self._by_network(real).values() for pair in group):
+        for _, m in (pair for group in self.by_network(real).values() for pair in group):
             m.clamped += clamped + (clamped_targets if "target" in m.inputs else 0)
 
     def update_checked(
@@ -103,7 +103,7 @@ class MetricSuite(Members):
         `only`: the metrics that take part; default all.
         """
         n = sum(map(len, batches))
-        groups = self._by_network(real, only)
+        groups = self.by_network(real, only)
         members = [(name, m) for group in groups.values() for name, m in group]
         # A batch is refused before any metric has taken a part of it.
         prompts = None if prompts is None else as_texts(prompts, n)
@@ -179,7 +179,7 @@ class MetricSuite(Members):
             return batch.device
         return device
 
-    def _by_network(
+    def by_network(
         self, real: bool, only: Collection[str] | None = None
     ) -> dict[Extractor, list[tuple[str, ImageMetric]]]:
         """The metrics that take this batch, by the network that they share."""

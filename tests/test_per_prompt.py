@@ -26,7 +26,7 @@ from lightning_imgmetrics.metrics.full_reference.psnr import (
 )
 from lightning_imgmetrics.metrics.full_reference.ssim import StructuralSimilarityIndexMeasure
 from lightning_imgmetrics.metrics.text_image.base import CosineMetric, ScorerMetric
-from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
+from lightning_imgmetrics.models.base.extractor import BatchFeatures, Features, PixelExtractor
 from lightning_imgmetrics.models.encoders.clip import ClipExtractor
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_a_scorer_is_asked_once_per_batch() -> None:
 
 
 def test_the_same_features_with_other_prompts() -> None:
-    features = {"pixels": [torch.full((3, 4, 4), 0.5)] * 2}
+    features = BatchFeatures({"pixels": [torch.full((3, 4, 4), 0.5)] * 2})
     metric, prompts = InkScore(), ["abcd", "ab"]
     assert metric.scores_of(features, prompts=prompts).tolist() == [2, 1]
     prompts[0] = "abcdef"  # the list is the same one

@@ -14,7 +14,6 @@ from lightning_imgmetrics.errors import UnknownName, WeightsMismatch
 from lightning_imgmetrics.judges.backends.base import Judge
 from lightning_imgmetrics.judges.backends.resolve import as_judge
 from lightning_imgmetrics.metrics.base.metric import ImageMetric
-from lightning_imgmetrics.metrics.base.score_metric import ScoreMetric
 from lightning_imgmetrics.metrics.distribution.inception_protocols import inception
 from lightning_imgmetrics.per_prompt import PerPrompt
 from lightning_imgmetrics.presets import PRESETS
@@ -63,7 +62,7 @@ def build(spec: MetricSpec, *, command: str, protocol_is_used: bool = False) -> 
 
 def _per_prompt(metrics: dict[str, ImageMetric]) -> dict[str, ImageMetric]:
     """`PerPrompt` of those that score single samples."""
-    scores = {key: m for key, m in metrics.items() if isinstance(m, ScoreMetric)}
+    scores: dict[str, Any] = {key: m for key, m in metrics.items() if m.scores_samples}
     if not scores:
         raise UsageError(f"--per-prompt: none of {', '.join(metrics)} scores single images")
     try:

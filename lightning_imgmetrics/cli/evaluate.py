@@ -9,7 +9,7 @@ from typing import Any
 from lightning_imgmetrics._distributed import world
 from lightning_imgmetrics.cli.inputs import Side
 from lightning_imgmetrics.cli.loop import Loop, ProgressReporter, refuse_failed
-from lightning_imgmetrics.cli.prepare import Plan, bank_of, prepare
+from lightning_imgmetrics.cli.prepare import Plan, prepare
 from lightning_imgmetrics.cli.ranks import gathered, together
 from lightning_imgmetrics.cli.request import Request
 from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
@@ -108,10 +108,8 @@ def _records(suite: MetricSuite) -> dict[str, list[dict[str, Any]]]:
 
 
 def _neighbors(suite: MetricSuite) -> list[Neighbor]:
-    m = bank_of(suite)
-    if m is None:
-        return []
-    with suite._synced():
+    m = next(m for m in suite.named().values() if m.keeps_neighbors)
+    with suite.synced():
         ids, nearest, distance = m.neighbors(1)
     rows = zip(ids.tolist(), nearest[:, 0].tolist(), distance[:, 0].tolist(), strict=True)
     return [Neighbor(*row) for row in rows]

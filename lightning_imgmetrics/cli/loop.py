@@ -130,7 +130,7 @@ class Loop:
         """What the declared precision costs, on the first images."""
         self._deviation_is_due = False
         batches = decoded(images)
-        for extractor, group in self.suite._by_network(False).items():
+        for extractor, group in self.suite.by_network(real=False).items():
             if isinstance(extractor, PixelExtractor):  # whose features are the images
                 continue
             layers = list(dict.fromkeys(layer for _, m in group for layer in m.layers))

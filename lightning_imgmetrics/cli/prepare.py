@@ -18,7 +18,6 @@ from lightning_imgmetrics.cli.request import MetricSpec, Request, UsageError, er
 from lightning_imgmetrics.cli.resume import Position, RunFolder
 from lightning_imgmetrics.data.decode import check_alpha
 from lightning_imgmetrics.data.images import check_max_failed
-from lightning_imgmetrics.metrics.distribution.feature_bank import BankMetric
 from lightning_imgmetrics.metrics.distribution.reference_statistics import ReferenceStatistics
 from lightning_imgmetrics.models.base.weights import sha256
 from lightning_imgmetrics.registry import metric_class
@@ -128,14 +127,8 @@ def _require_inputs(request: Request, suite: MetricSuite, side: Side | None) -> 
                 m.check_inputs(len(side.prompts), prompts=side.prompts)
             except (TypeError, ValueError) as error:
                 raise UsageError(f"--prompts: {error}") from error
-    if request.neighbors and bank_of(suite) is None:
+    if request.neighbors and not any(m.keeps_neighbors for m in suite.named().values()):
         raise UsageError("--neighbors needs a metric that keeps features: kid, cmmd, mifid, prdc, authenticity or fld")
-
-
-def bank_of(suite: MetricSuite) -> BankMetric | None:
-    """The first metric that keeps the features of both sides."""
-    banked = (m for m in suite.named().values() if isinstance(m, BankMetric) and "fake_bank" in m.streams)
-    return next(banked, None)
 
 
 def _about(request: Request, sides: dict[str, Side], suite: MetricSuite, statistics: bool) -> dict[str, Any]:

@@ -251,6 +251,7 @@ def test_one_image_that_does_not_fit(command: list[Any], monkeypatch: pytest.Mon
 # Real kills
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL, ten times, each some saves further on; the end is the undisturbed one to the last bit."""
     generated = folder(tmp_path / "generated", random_images(90, 8, 0))

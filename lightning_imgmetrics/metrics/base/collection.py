@@ -70,7 +70,7 @@ class Members(MetricCollection):
 
     def compute(self) -> dict[str, Any]:
         """name -> value; collective over ranks."""
-        with self._synced():
+        with self.synced():
             return super().compute()
 
     def results(self) -> dict[str, Result]:
@@ -88,7 +88,7 @@ class Members(MetricCollection):
         Collective: the states are the same on all ranks, so what is an error is one on all. `only`: these metrics.
         """
         results, failed = {}, {}
-        with self._synced():
+        with self.synced():
             for name, m in self.named().items():
                 if only is None or name in only:
                     try:
@@ -99,7 +99,7 @@ class Members(MetricCollection):
         return results, failed
 
     @contextmanager
-    def _synced(self) -> Iterator[None]:
+    def synced(self) -> Iterator[None]:
         """Every state synced once, also those that several metrics read, and what metrics compute shared."""
         members = list(self.named().values())
         timeouts = [m.sync_timeout for m in members if m.sync_timeout is not None and not is_synced(m)]

@@ -58,6 +58,7 @@ class ImageMetric(Metric):
     unit: ClassVar[str] = ""
     inputs: ClassVar[tuple[str, ...]] = ()  # what `stage` takes beside features and ids
     sync_timeout: ClassVar[float | None] = None  # seconds that ranks wait at least, beyond IMGMETRICS_SYNC_TIMEOUT
+    scores_samples: ClassVar[bool] = False  # whether each sample has a score, as of `ScoreMetric`
     score_is_partial: bool = False  # whether some samples have no score
     clamped: Tensor  # pixels outside the declared range
     channels: int = 3
@@ -124,6 +125,15 @@ class ImageMetric(Metric):
     def records(self) -> list[dict[str, Any]]:
         """One record per sample of this process, for metrics that keep them: what was asked, answered and concluded."""
         return []
+
+    @property
+    def keeps_neighbors(self) -> bool:
+        """Whether `neighbors` finds the reference images nearest to each generated one."""
+        return False
+
+    def neighbors(self, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids (n,) of generated images, and ids (n, k) and distances (n, k) of the nearest reference images."""
+        raise ValueError(f"{self.name} keeps no features of single samples")
 
     def rationales(self) -> dict[int, str]:
         """id -> why the sample has its score, for metrics that give reasons."""
@@ -208,7 +218,8 @@ class ImageMetric(Metric):
     def begin_update(self, features: Features, **inputs: Any) -> Callable[[], None]:
         """`update_features` in two steps: what is refused is refused here; what is returned changes the states."""
         with full_precision(self.device):
-            commit = self.stage(BatchFeatures(features), **inputs)
+            batch = features if isinstance(features, BatchFeatures) else BatchFeatures(features)
+            commit = self.stage(batch, **inputs)
 
         def finish() -> None:
             with full_precision(self.device):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -37,6 +37,7 @@ class ScoreMetric(ImageMetric):
         kwargs: those of `ImageMetric`.
     """
 
+    scores_samples = True
     undefined_score: ClassVar[float | None] = None
     scores_are_binary: ClassVar[bool] = False
 
@@ -56,6 +57,11 @@ class ScoreMetric(ImageMetric):
         return self.undefined_score is not None
 
     @property
+    def value_is_mean(self) -> bool:
+        """Whether the value is the mean of the scores, not their sum or the scores themselves."""
+        return True
+
+    @property
     def keeps_scores(self) -> bool:
         return self.keep_scores
 
@@ -66,6 +72,10 @@ class ScoreMetric(ImageMetric):
     @abstractmethod
     def scores_of(self, features: Features, **inputs: Any) -> Tensor:
         """The scores of one batch, (n,) or (n, 1 + k), higher or lower being better as the class says."""
+
+    def scores_of_images(self, images: Sequence[Tensor], target: Sequence[Tensor] = (), **inputs: Any) -> Tensor:
+        """`scores_of` batches of images, and of their targets where the metric takes some; nothing is added."""
+        return self.scores_of(self.extract([*images, *target]), **inputs)
 
     def stage(self, features: Features, *, ids: Ids | None = None, **inputs: Any) -> Callable[[], None]:
         return partial(self.add_scores, self.scores_of(features, **inputs), ids)

@@ -78,6 +78,10 @@ class BankMetric(DistributionMetric):
         )
         return distances[:, k - 1]
 
+    @property
+    def keeps_neighbors(self) -> bool:
+        return "fake_bank" in self.streams
+
     def neighbors(self, k: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """The k reference images nearest to each generated one: ids (n,), reference ids (n, k), distances (n, k).
 

@@ -51,6 +51,13 @@ class FullReferenceMetric(ScoreMetric):
         """`update` with both sides under the names that errors are to give them."""
         self.add_scores(self.scores_of_pairs(**{name: self.validate_images(x, name) for name, x in sides.items()}), ids)
 
+    @property
+    def value_is_mean(self) -> bool:
+        return self.reduction in ("mean", "elementwise_mean")
+
+    def scores_of_images(self, images: Sequence[Tensor], target: Sequence[Tensor] = (), **inputs: Any) -> Tensor:
+        return self.scores_of_pairs(images=images, target=target)
+
     def scores_of_pairs(self, **sides: Sequence[Tensor]) -> Tensor:
         """The scores of batches, two sides under the names that errors are to give them: a pass for those of a size."""
         first, second = sides.values()

@@ -428,7 +428,7 @@ def run_traffic(rank: int, size: int, keys: list[str]) -> int:
     dist.all_gather = lambda out, x, **kw: moved.append(x.nbytes) or all_gather(out, x, **kw)
     dist.all_reduce = lambda x, **kw: moved.append(x.nbytes) or all_reduce(x, **kw)
     try:
-        with suite._synced():
+        with suite.synced():
             return sum(moved)
     finally:
         dist.all_gather, dist.all_reduce = all_gather, all_reduce
