@@ -12,7 +12,7 @@ from lightning_imgmetrics.models.base import open_clip
 from lightning_imgmetrics.models.base.weights import offline, sha256, shards
 
 EMBEDDED = {"digits-clip": Path(__file__).parents[1] / "digits_clip"}
-# The small files that change numbers. A vocabulary is read from the first of these that is there.
+# The small files that change numbers. A vocabulary is read from the first of these that exists.
 _VOCABULARY = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",))
 _TOKENS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _IMAGES = ("preprocessor_config.json", "processor_config.json")
@@ -20,36 +20,36 @@ _CONFIG = ("config.json", open_clip.CONFIG)
 
 
 def checkpoint_path(model: str) -> str:
-    """Where transformers is to look for `model`: a folder on this machine, or `model` itself as a hub id."""
+    """The path that transformers loads `model` from: a folder on this machine, or `model` itself as a hub id."""
     if model in EMBEDDED:
         return str(EMBEDDED[model])
-    shelf = os.environ.get("IMGMETRICS_WEIGHTS")
-    if not Path(model).is_dir() and shelf and (Path(shelf).expanduser() / model).is_dir():
-        return str(Path(shelf).expanduser() / model)
+    variable = os.environ.get("IMGMETRICS_WEIGHTS")
+    if not Path(model).is_dir() and variable and (Path(variable).expanduser() / model).is_dir():
+        return str(Path(variable).expanduser() / model)
     return model
 
 
 def checkpoint_folder(model: str, revision: str | None = None) -> Path | None:
-    """The folder with the checkpoint's config on this machine, in the hub cache too; None where it is absent."""
+    """The folder of the checkpoint on this machine, or of its config in the hub cache; None if it is absent."""
     path = checkpoint_path(model)
     if Path(path).is_dir():
         return Path(path)
-    found = (local_file(model, name, revision) for name in _CONFIG)
-    return next((config.parent for config in found if config is not None), None)
+    configs = (local_file(model, name, revision) for name in _CONFIG)
+    return next((config.parent for config in configs if config is not None), None)
 
 
 def local_checkpoint(model: str, revision: str | None = None) -> str:
-    """`checkpoint_path`; offline, the hub cache's own folder.
+    """`checkpoint_path`; offline, the folder in the hub cache.
 
-    By its id, transformers asks for files that a repository need not have, and takes their absence from the cache for
-    that of the checkpoint.
+    Given an id, transformers looks for optional files, and mistakes their absence from the cache for that of the
+    checkpoint.
     """
     folder = checkpoint_folder(model, revision) if offline() else None
     return checkpoint_path(model) if folder is None else str(folder)
 
 
 def local_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a checkpoint on this machine, in the hub cache too; None where it is absent."""
+    """A file of a checkpoint on this machine, the hub cache included; None if it is absent."""
     path = checkpoint_path(model)
     if Path(path).is_dir():
         return Path(path) / name if (Path(path) / name).is_file() else None
@@ -57,16 +57,16 @@ def local_file(model: str, name: str, revision: str | None = None) -> Path | Non
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(path, name, revision=revision)
-    except HFValidationError:  # no hub id, so nothing that the cache could hold
+        cached = try_to_load_from_cache(path, name, revision=revision)
+    except HFValidationError:  # not a hub id
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a checkpoint, from a folder or the hub; None where the checkpoint, or its cached copy, has none.
+    """A file of a checkpoint, from a folder or the hub; None if the checkpoint, or its cached copy, does not have it.
 
-    MissingWeights where nothing of it is on this machine and the hub cannot be asked.
+    MissingWeights if nothing of the checkpoint is on this machine and the hub cannot be reached.
     """
     path = checkpoint_path(model)
     if Path(path).is_dir():
@@ -87,7 +87,7 @@ def checkpoint_file(model: str, name: str, revision: str | None = None) -> Path 
 
 
 def missing_checkpoint(model: str, revision: str | None, reason: str) -> MissingWeights:
-    """The error that says where the checkpoint can be had."""
+    """The error for a checkpoint that is not available, with its address."""
     return MissingWeights(
         f"the checkpoint {model!r} is neither a folder nor in the hub cache, and cannot be downloaded"
         f" ({reason}). Fetch https://huggingface.co/{model} (revision {revision or 'main'}) and put"
@@ -96,9 +96,9 @@ def missing_checkpoint(model: str, revision: str | None, reason: str) -> Missing
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """The files that the weights in a folder are loaded from, in transformers' order or, in its layout, open_clip's.
+    """The weights files of a folder, in transformers' order of preference or, in its layout, open_clip's.
 
-    Empty where there are none, or a shard of them is absent.
+    Empty if there are none, or a shard is absent.
     """
     if open_clip.is_folder(folder):
         return [folder / name for name in open_clip.WEIGHTS if (folder / name).is_file()][:1]
@@ -124,22 +124,21 @@ def checkpoint_id(
     revision: str | None = None,
     others: Sequence[str] = (),
 ) -> str:
-    """The name of a checkpoint whose tokenizer is used and, once they are on this machine, a digest of its files.
+    """The name of a checkpoint and, once they are on this machine, a digest of its tokenizer's files.
 
-    `images`: its image processor is used, too; `config`: its configuration; `others`: further files.
+    `images`: also of its image processor; `config`: also of its configuration; `others`: also of these files.
     """
     names = [*_TOKENS, *(_IMAGES if images else ()), *(_CONFIG if config else ()), *others]
-    found = {name: local_file(model, name, revision) for name in names}
-    files = [*vocabulary_files(model, revision), *(file for file in found.values() if file is not None)]
+    further = {name: local_file(model, name, revision) for name in names}
+    files = [*vocabulary_files(model, revision), *(file for file in further.values() if file is not None)]
     name = Path(model).name if Path(model).is_dir() else model
-    told = "".join(f"{file.name}:{sha256(file)};" for file in files)
-    return f"{name}@{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else name
+    listing = "".join(f"{file.name}:{sha256(file)};" for file in files)
+    return f"{name}@{hashlib.sha256(listing.encode()).hexdigest()[:8]}" if listing else name
 
 
 def vocabulary_files(model: str, revision: str | None = None) -> list[Path]:
-    """The files of a checkpoint's vocabulary on this machine; empty where it is absent."""
+    """The files of a checkpoint's vocabulary on this machine; empty if it is absent."""
     for names in _VOCABULARY:
-        files = [local_file(model, name, revision) for name in names]
-        if found := [file for file in files if file is not None]:
-            return found
+        if files := [file for name in names if (file := local_file(model, name, revision)) is not None]:
+            return files
     return []

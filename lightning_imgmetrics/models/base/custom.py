@@ -17,11 +17,12 @@ from lightning_imgmetrics.models.base.weights import ModelCard, state_digest
 
 @dataclass(frozen=True)
 class CustomExtractor(Extractor):
-    """A user's own network: images as given, (n, c, h, w) -> (n, d). It is moved to the images' device and runs in
-    eval mode, never compiled here; its training flags are restored and its parameters left as they are.
+    """A user's own network, (n, c, h, w) -> (n, d), on images that are not preprocessed.
 
-    `image_size` (c, h, w) is what a dummy pass uses to learn d where the module has no `num_features`.
-    `maps=True` says that it returns a sequence of feature maps of images in [-1, 1] in place of vectors.
+    It is moved to the images' device and runs in eval mode, never compiled; training flags are restored afterward, and
+    parameters are not changed. `image_size` (c, h, w) is that of a dummy pass to determine d, if the module has no
+    `num_features`. `floating`: it takes floats in [0, 1] in place of uint8. `maps=True`: it returns a sequence of
+    feature maps of images in [-1, 1] in place of vectors.
     """
 
     module: Callable[..., Any]
@@ -65,16 +66,17 @@ class CustomExtractor(Extractor):
         try:
             if modes:
                 network.eval()
-            out = network(x)
+            output = network(x)
         finally:
             for module, mode in modes.items():
                 module.training = mode
         if self.maps:
-            return {"maps": list(out)}
-        out = out if out.ndim == 2 else out[None]
-        if out.ndim != 2 or len(out) != len(x):
-            raise ShapeError(f"{self.card.name} must return features (n, d) for n = {len(x)}, got {tuple(out.shape)}")
-        return {"features": out}
+            return {"maps": list(output)}
+        features = output if output.ndim == 2 else output[None]
+        if features.ndim != 2 or len(features) != len(x):
+            shape = tuple(features.shape)
+            raise ShapeError(f"{self.card.name} must return features (n, d) for n = {len(x)}, got {shape}")
+        return {"features": features}
 
     def dim(self, layer: str) -> int:
         if hasattr(self.module, "num_features"):

@@ -1,4 +1,4 @@
-"""Networks: what a metric holds, a frozen and hashable extractor, and how it runs."""
+"""Feature extractors: frozen, hashable descriptions of image networks, and how they run on a batch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Features = dict[str, Any]  # layer name -> (n, d) tensor, or a list of (n, c, h,
 
 
 class BatchFeatures(Features):
-    """The features of one batch, as they are handed to all metrics that share a network."""
+    """The features of one batch, shared by all metrics on one network."""
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """`compute()`, which is made of these features; once for all metrics that ask for `key`."""
+        """`compute()`, a function of these features, evaluated once per `key`."""
         if key not in self._derived:
             self._derived[key] = compute()
         return self._derived[key]
@@ -36,10 +36,10 @@ class BatchFeatures(Features):
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor(Network):
-    """An image network and all that changes what it returns. Frozen and hashable: equal extractors share one pass.
+    """An image network and everything that changes its features. Frozen and hashable: equal extractors share one pass.
 
-    `dtype`: "float32", or "bfloat16" to run the network under autocast; images are prepared, and features come back, in
-    float32. `compiled`: torch.compile at the first use. Both are declared here; the trainer's precision has no say.
+    `dtype`: "float32", or "bfloat16" to run the network under autocast; images are prepared, and features returned, in
+    float32. `compiled`: torch.compile at the first use. The trainer's precision has no influence on either.
     """
 
     dtype: str = "float32"
@@ -56,11 +56,11 @@ class Extractor(Network):
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """One batch as `as_images` returns it -> network input."""
+        """One batch as returned by `as_images` -> network input."""
 
     @abstractmethod
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
-        """The features of network input x at each of `layers`. May depend on `key`, not on the preprocessing."""
+        """The features of network input x at each of `layers`; may depend on `key`, but not on the preprocessing."""
 
     @abstractmethod
     def dim(self, layer: str) -> int:
@@ -72,21 +72,23 @@ class Extractor(Network):
         raise TypeError(f"{self.card.name} does not score images by prompts")
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
-        """Features of the images of `batches`, in order: one pass for all `layers`, in declared precision.
+        """Features of the images of `batches`, in order: one pass for all `layers`, in the declared precision.
 
-        Raises ShapeError where a network that does not resize gets images of unlike sizes, and on the CPU
-        NonFiniteFeatures. An accelerator would have to wait for that answer: there, the state is checked when read.
+        Raises ShapeError if a network that does not resize gets images of different sizes, and on the CPU
+        NonFiniteFeatures. On an accelerator this check would force a synchronization: there, the state is checked when
+        it is read.
         """
         with full_precision(device):
             network = self.network(device)
-            prepared = [self.prepare(_moved(batch, device)) for batch in batches]
-            if len({x.shape[1:] for x in prepared}) > 1:
-                sizes = sorted({tuple(x.shape[2:]) for x in prepared})
+            inputs = [self.prepare(_move(batch, device)) for batch in batches]
+            if len({x.shape[1:] for x in inputs}) > 1:
+                sizes = sorted({tuple(x.shape[2:]) for x in inputs})
                 raise ShapeError(f"{self.card.name} needs images of one size in a batch, got {sizes}")
-            x = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
+            x = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
             runner = self._runner(network, device)
             with self.autocast(device):
-                features = _joined(run_in_batches(lambda part: runner(x[part], tuple(layers)), len(x), self.max_batch))
+                parts = run_in_batches(lambda part: runner(x[part], tuple(layers)), len(x), self.max_batch)
+            features = _concatenate(parts)
         if self.dtype != "float32":
             features = {k: [x.float() for x in v] if isinstance(v, list) else v.float() for k, v in features.items()}
         if device.type == "cpu":
@@ -112,45 +114,45 @@ class Extractor(Network):
 _COMPILED: dict[tuple[Hashable, str, torch.device], Callable[[Tensor, tuple[str, ...]], Features]] = {}
 
 
-def _joined(parts: Sequence[Features]) -> Features:
-    """The features of consecutive parts of a batch; what is no feature of an image, such as weights, is that of all."""
+def _concatenate(parts: Sequence[Features]) -> Features:
+    """The features of consecutive parts of a batch; entries that do not belong to images, such as weights, stay."""
     if len(parts) == 1:
         return parts[0]
-    joined: Features = {}
+    whole: Features = {}
     for layer, first in parts[0].items():
         columns = [part[layer] for part in parts]
         if isinstance(first, Tensor):
-            joined[layer] = torch.cat(columns)
+            whole[layer] = torch.cat(columns)
         else:
-            joined[layer] = [torch.cat(maps) if maps[0].ndim == 4 else maps[0] for maps in zip(*columns, strict=True)]
-    return joined
+            whole[layer] = [torch.cat(maps) if maps[0].ndim == 4 else maps[0] for maps in zip(*columns, strict=True)]
+    return whole
 
 
-def _moved(batch: Tensor, device: torch.device) -> Tensor:
+def _move(batch: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and batch.device.type == "cpu":
-        return batch.pin_memory().to(device, non_blocking=True)  # the allocator keeps the pages until they are copied
+        return batch.pin_memory().to(device, non_blocking=True)  # the allocator retains the pages until the copy ends
     return batch.to(device)
 
 
 def measured_deviation(
     extractor: Extractor, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device
 ) -> float:
-    """Largest relative deviation |x - y| / |y| over the rows of `layers` of one batch, x of `extractor` and y of its
-    float32, uncompiled twin; 0 for the twin itself."""
-    twin = replace(extractor, dtype="float32", compiled=False)
-    features, expected = (network(batches, layers, device) for network in (extractor, twin))
-    worst = 0.0
+    """Largest relative deviation |x - y| / |y| of the features x of one batch from those, y, of the same network in
+    float32 and not compiled, over the rows of `layers`."""
+    reference = replace(extractor, dtype="float32", compiled=False)
+    features, expected = (network(batches, layers, device) for network in (extractor, reference))
+    largest = 0.0
     for layer in layers:
         pairs = zip(*(x[layer] if isinstance(x[layer], list) else [x[layer]] for x in (features, expected)))
         for x, y in pairs:
             x, y = x.double().reshape(len(x), -1), y.double().reshape(len(y), -1)
-            worst = max(worst, float(((x - y).norm(dim=1) / y.norm(dim=1).clamp(min=1e-300)).max()))
-    return worst
+            largest = max(largest, float(((x - y).norm(dim=1) / y.norm(dim=1).clamp(min=1e-300)).max()))
+    return largest
 
 
 @dataclass(frozen=True)
 class PixelExtractor(Extractor):
-    """No network: the layer "pixels" is a list of the images themselves, each (3, h, w), float32 in [0, 1]."""
+    """No network: the layer "pixels" is the list of images, each (3, h, w), float32 in [0, 1]."""
 
     card = ModelCard("", "")
     default_layer = "pixels"
@@ -169,15 +171,15 @@ class PixelExtractor(Extractor):
         return {"pixels": list(x)}
 
     def dim(self, layer: str) -> int:
-        raise ShapeError("images are no feature vectors: pixels have no fixed length")
+        raise ShapeError("images are not feature vectors: pixels have no fixed length")
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
-        return {"pixels": [image for batch in batches for image in self.prepare(_moved(batch, device))]}
+        return {"pixels": [image for batch in batches for image in self.prepare(_move(batch, device))]}
 
 
 @dataclass(frozen=True)
 class Uint8Pixels(PixelExtractor):
-    """The images as judges see them: the layer "pixels" is a list of uint8 images (3, h, w), always on the CPU."""
+    """The input of judges: the layer "pixels" is the list of images, each (3, h, w), uint8, always on the CPU."""
 
     def prepare(self, images: Tensor) -> Tensor:
         return quantize(images)

@@ -1,4 +1,4 @@
-"""What is common to all networks: frozen and hashable descriptions, loaded once per process and device."""
+"""The base of all networks: frozen, hashable descriptions, loaded once per process and device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, lo
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_CACHED_TEXTS = 16384  # rows a network remembers: 64 MiB of embeddings of 1024 floats
+_CACHED_TEXTS = 16384  # texts cached per network: 64 MiB of embeddings of 1024 floats
 
 
 class Network(ABC):
@@ -35,7 +35,7 @@ class Network(ABC):
     @property
     @abstractmethod
     def key(self) -> Hashable:
-        """What identifies the loaded network; descriptions that differ in preprocessing alone share it."""
+        """The identity of the loaded network; descriptions that differ in preprocessing alone share it."""
 
     @abstractmethod
     def load(self) -> nn.Module:
@@ -69,15 +69,15 @@ class Network(ABC):
         """The loaded network on `device`, shared by all that use it: frozen, in eval mode."""
         with LOCK:
             if (self.key, device) not in NETWORKS:
-                # Building a network draws initial weights that the checkpoint replaces: not from the user's stream.
+                # Building a network draws initial weights, which must not advance the user's random generator.
                 with default_float32(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                    parked = OFFLOADED.pop((self.key, device), None)
-                    loaded = self.load() if parked is None else parked
-                    NETWORKS[self.key, device] = loaded.to(device).eval().requires_grad_(False)
+                    offloaded = OFFLOADED.pop((self.key, device), None)
+                    network = self.load() if offloaded is None else offloaded
+                    NETWORKS[self.key, device] = network.to(device).eval().requires_grad_(False)
             return NETWORKS[self.key, device]
 
     def offload(self, device: torch.device) -> None:
-        """Free the memory of `device`: the network waits in host memory, or where that is the device, on disk."""
+        """Free the memory of `device`: the network moves to host memory; on the CPU it is dropped and loaded again."""
         with LOCK:
             network = NETWORKS.pop((self.key, device), None)
             if network is None:
@@ -105,53 +105,53 @@ def check_dtype(dtype: str) -> None:
 
 
 NETWORKS: dict[tuple[Hashable, torch.device], Any] = {}
-OFFLOADED: dict[tuple[Hashable, torch.device], nn.Module] = {}  # offloaded ones
-TEXT_CACHE: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # what networks made of texts
+OFFLOADED: dict[tuple[Hashable, torch.device], nn.Module] = {}
+TEXT_CACHE: WeakKeyDictionary[Any, OrderedDict[Hashable, Any]] = WeakKeyDictionary()  # of each network
 LOCK = threading.RLock()
 
 
 def cached_by_text(
     network: Any, kind: Hashable, texts: Sequence[str], compute: Callable[[list[str]], Sequence[T]]
 ) -> list[T]:
-    """`compute(texts)`, one entry per text, asked only for texts that this network has not seen of late."""
+    """`compute(texts)`, one entry per text, from a cache of the network's most recent texts (LRU)."""
     with LOCK:
-        known = TEXT_CACHE.setdefault(network, OrderedDict())
-    if new := [text for text in dict.fromkeys(texts) if (kind, text) not in known]:
-        known.update({(kind, text): entry for text, entry in zip(new, compute(new), strict=True)})
-    found = [known[kind, text] for text in texts]
+        cache = TEXT_CACHE.setdefault(network, OrderedDict())
+    if new := [text for text in dict.fromkeys(texts) if (kind, text) not in cache]:
+        cache.update({(kind, text): entry for text, entry in zip(new, compute(new), strict=True)})
+    entries = [cache[kind, text] for text in texts]
     for text in texts:
-        known.move_to_end((kind, text))
-    while len(known) > _CACHED_TEXTS:
-        known.popitem(last=False)
-    return found
+        cache.move_to_end((kind, text))
+    while len(cache) > _CACHED_TEXTS:
+        cache.popitem(last=False)
+    return entries
 
 
 def run_in_batches(
     run: Callable[[slice], T],
     n: int,
-    most: int,
+    size: int,
     *,
     end: Callable[[int, int], int] = lambda start, stop: stop,
-    on_halved: Callable[[int], None] = lambda most: None,
+    on_halved: Callable[[int], None] = lambda size: None,
 ) -> list[T]:
-    """`run` over slices of at most `most` of n items, in order; where memory runs out, the slices are halved.
+    """`run` over slices of at most `size` of n items, in order; when memory runs out, `size` is halved.
 
     `end(start, stop)`: where a slice that might reach `stop` must end; `on_halved`: called with the new size.
     """
-    out: list[T] = []
+    results: list[T] = []
     start = 0
     while start < n:
-        stop = end(start, min(start + most, n))
+        stop = end(start, min(start + size, n))
         try:
-            out.append(run(slice(start, stop)))
+            results.append(run(slice(start, stop)))
         except torch.OutOfMemoryError as error:
             if stop - start == 1:
                 raise ImgMetricsError("out of memory: one image is too large for the device") from error
-            most = (stop - start) // 2
-            on_halved(most)
+            size = (stop - start) // 2
+            on_halved(size)
         else:
             start = stop
             continue
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # outside of `except`, whose traceback holds what is to be freed
-    return out
+            torch.cuda.empty_cache()  # after `except`, as its traceback keeps the tensors alive
+    return results

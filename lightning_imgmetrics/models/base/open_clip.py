@@ -1,4 +1,4 @@
-"""Checkpoints of open_clip as transformers' `CLIPModel`: the keys, the configuration, and the cleaning of texts."""
+"""Checkpoints of open_clip as transformers' `CLIPModel`: keys, configuration, and text cleaning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOP = {
     "visual.proj": "visual_projection.weight",
 }
 _TRANSPOSED = ("text_projection", "visual.proj")
-# What a configuration may say, and what holds where it says nothing.
+# The fields of a configuration that are supported, and their defaults.
 _MODEL: dict[str, Any] = dict.fromkeys(("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"))
 _VISION: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
 _VISION |= {"image_size": 224, "pool_type": "tok", "patch_dropout": 0.0}
@@ -53,35 +53,35 @@ def is_open_clip(tensors: Container[str]) -> bool:
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a checkpoint folder is read as open_clip's: one with both configurations is that of transformers."""
+    """Whether a checkpoint folder has open_clip's layout; one with both configurations is read as transformers'."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def clip_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's state dict -> that of `CLIPModel`; keys that are neither's keep their names, to be listed as such."""
-    out: dict[str, Tensor] = {}
+    """open_clip's state dict -> that of `CLIPModel`; unknown keys keep their names, to be reported as such."""
+    renamed: dict[str, Tensor] = {}
     for key, x in tensors.items():
         if key == "attn_mask":
             continue
         tower, block, rest = key.partition("transformer.resblocks.")
         if not block or tower not in ("", "visual."):
-            out[_TOP.get(key, key)] = x.mT.contiguous() if key in _TRANSPOSED else x
+            renamed[_TOP.get(key, key)] = x.mT.contiguous() if key in _TRANSPOSED else x
             continue
         number, _, inner = rest.partition(".")
         layer = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}."
         module, _, kind = inner.rpartition(".")
         if module == "attn" and kind.startswith("in_proj_"):
             for name, part in zip("qkv", x.chunk(3), strict=True):
-                out[f"{layer}self_attn.{name}_proj.{kind.removeprefix('in_proj_')}"] = part.contiguous()
+                renamed[f"{layer}self_attn.{name}_proj.{kind.removeprefix('in_proj_')}"] = part.contiguous()
         else:
-            out[f"{layer}{_BLOCK.get(module, module)}.{kind}"] = x
-    return out
+            renamed[f"{layer}{_BLOCK.get(module, module)}.{kind}"] = x
+    return renamed
 
 
 def clip_config(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The `CLIPConfig` that an `open_clip_config.json` means, and its "preprocess_cfg" (mean, std).
+    """The `CLIPConfig` equivalent to an `open_clip_config.json`, and its "preprocess_cfg" (mean, std).
 
-    WeightsMismatch for towers other than open_clip's own transformers, and for a file that is no configuration.
+    WeightsMismatch for towers other than open_clip's own transformers, and for a file that is not a configuration.
     """
     from transformers import CLIPConfig
 
@@ -91,7 +91,7 @@ def clip_config(path: Path) -> tuple[Any, dict[str, Any]]:
         vision, text = _VISION | model["vision_cfg"], _TEXT | model["text_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsMismatch(f"{path} cannot be read as a configuration of open_clip: {error!r}") from error
-    _require_plain(path, model, vision, text)
+    _require_supported(path, model, vision, text)
     common = {"projection_dim": model["embed_dim"], "hidden_act": "quick_gelu" if model["quick_gelu"] else "gelu"}
     config = CLIPConfig(
         projection_dim=model["embed_dim"],
@@ -123,34 +123,33 @@ def _sizes(tower: dict[str, Any], heads: int) -> dict[str, int]:
     }
 
 
-def _require_plain(path: Path, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any]) -> None:
-    """WeightsMismatch for what may change the numbers and leave all keys and shapes as they are."""
-    foreign: dict[str, Any] = {}
-    for part, known in ((model, _MODEL), (vision, _VISION), (text, _TEXT)):
-        foreign |= {name: x for name, x in part.items() if x and name not in known}
-        foreign |= {name: x for name, x in part.items() if name == "pool_type" and x != known[name]}
-        foreign |= {name: part[name] for name in ("layers", "image_size") if not isinstance(part.get(name, 0), int)}
-    if foreign or not isinstance(model["embed_dim"], int):
-        raise WeightsMismatch(f"{path} must describe two plain transformers, got {foreign or 'no embed_dim'}")
+def _require_supported(path: Path, model: dict[str, Any], vision: dict[str, Any], text: dict[str, Any]) -> None:
+    """WeightsMismatch for options that may change the outputs without changing any key or shape."""
+    unsupported: dict[str, Any] = {}
+    for part, defaults in ((model, _MODEL), (vision, _VISION), (text, _TEXT)):
+        unsupported |= {name: x for name, x in part.items() if x and name not in defaults}
+        unsupported |= {name: x for name, x in part.items() if name == "pool_type" and x != defaults[name]}
+        unsupported |= {name: part[name] for name in ("layers", "image_size") if not isinstance(part.get(name, 0), int)}
+    if unsupported or not isinstance(model["embed_dim"], int):
+        raise WeightsMismatch(f"{path} must describe two plain transformers, got {unsupported or 'no embed_dim'}")
 
 
 def image_processor(size: int, preprocess: dict[str, Any]) -> Any:
-    """open_clip's: the short side bicubic to `size`, the middle square, mean and std; WeightsMismatch for another."""
+    """open_clip's: bicubic, short side to `size`, center crop, mean and std; WeightsMismatch for any other."""
     from transformers import CLIPImageProcessor
 
-    usual = {"resize_mode": "shortest", "interpolation": "bicubic", "mode": "RGB", "size": size}
-    given = {name: x for name, x in preprocess.items() if name in usual and x not in (usual[name], [size, size])}
-    if given:
-        raise WeightsMismatch(f"open_clip's preprocessing must be {usual}, got {given}")
-    stated = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **stated)
+    standard = {"resize_mode": "shortest", "interpolation": "bicubic", "mode": "RGB", "size": size}
+    other = {name: x for name, x in preprocess.items() if name in standard and x not in (standard[name], [size, size])}
+    if other:
+        raise WeightsMismatch(f"open_clip's preprocessing must be {standard}, got {other}")
+    moments = {f"image_{name}": preprocess[name] for name in ("mean", "std") if name in preprocess}
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **moments)
 
 
 def clean_text(text: str) -> str:
-    """A text as open_clip's tokenizer reads it: mended, HTML entities resolved twice, white space made single.
+    """A text as open_clip's tokenizer cleans it: mojibake fixed, HTML unescaped twice, whitespace collapsed.
 
-    Mending is that of the optional package ftfy (extra "clip"); without it that step is left out, which `text_cleaning`
-    tells.
+    Mojibake is fixed by the optional package ftfy (extra "clip"), and left as it is without; see `text_cleaning`.
     """
     if text_cleaning() == "ftfy":
         from ftfy import fix_text

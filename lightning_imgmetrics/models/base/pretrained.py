@@ -1,4 +1,4 @@
-"""Networks that are checkpoints of transformers: where they lie, how they are loaded, what is refused."""
+"""Networks that are checkpoints of transformers: lookup, loading, and the checks on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lightning_imgmetrics.models.base.network import Network
 from lightning_imgmetrics.models.base.parameters import require_fit
 from lightning_imgmetrics.models.base.weights import ModelCard, offline, sha256
 
-_LICENSES = {  # by prefix; empty where the publisher states none
+_LICENSES = {  # by prefix; empty if the publisher states none
     "digits-clip": "Apache-2.0",
     "openai/clip-": "MIT",
     "facebook/dinov2-": "Apache-2.0",
@@ -36,14 +36,20 @@ _LICENSES = {  # by prefix; empty where the publisher states none
     "Falconsai/nsfw": "Apache-2.0",
     "sentence-transformers/all-mpnet-base-v2": "Apache-2.0",
 }
+# Float32, and a report of the keys in place of warnings.
+LOADING_OPTIONS: dict[str, Any] = {
+    "dtype": torch.float32,
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}
 
 
 @dataclass(frozen=True)
 class PretrainedNetwork(Network):
     """A checkpoint folder, a name below `IMGMETRICS_WEIGHTS`, or a hub id at `revision`.
 
-    Nothing is asked of the hub where the environment says offline. The signature carries the digest of the weights
-    files once they are on this machine, and the revision before.
+    The hub is not accessed if the environment says offline. The signature contains the digest of the weights files once
+    they are on this machine, and the revision before.
     """
 
     model: Any
@@ -55,8 +61,8 @@ class PretrainedNetwork(Network):
         if Path(model).is_dir():
             return ModelCard(Path(model).name, model)
         source = "lightning_imgmetrics" if model in EMBEDDED else f"https://huggingface.co/{model}"
-        known = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
-        return ModelCard(model, source, license=next(known, ""))
+        licenses = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
+        return ModelCard(model, source, license=next(licenses, ""))
 
     @property
     def key(self) -> Hashable:
@@ -77,7 +83,7 @@ class PretrainedNetwork(Network):
         if folder is None:
             raise MissingWeights(f"the checkpoint {self.model!r} was loaded and is not in the hub cache")
         for file in weights_files(folder):
-            digest = file.resolve().name  # the hub cache keeps a large file under its sha256
+            digest = file.resolve().name  # the hub cache stores a large file under its sha256
             if len(digest) == 64 and set(digest) <= set(hexdigits) and sha256(file) != digest:
                 raise WeightsMismatch(f"{file} is damaged: sha256 must be {digest}, got {sha256(file)}")
         return folder
@@ -91,15 +97,14 @@ class PretrainedNetwork(Network):
         return self.pretrained(loader) if model in (None, self.model) else load_pretrained(loader, str(model))
 
     def pretrained_model(self, loader: Any = None, **kwargs: Any) -> Any:
-        """The float32 network, `AutoModel` unless another `loader` is given, all set by the checkpoint.
+        """The float32 network, an `AutoModel` or that of another `loader`, with all parameters from the checkpoint.
 
-        WeightsMismatch lists the keys that are missing, left over or of another shape.
+        WeightsMismatch lists the keys that are missing, unexpected or of another shape.
         """
         from transformers import AutoModel
 
-        how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
-        model, loaded = self.pretrained(loader or AutoModel, **how)
-        _require_filled(loaded, f"the checkpoint {self.model!r}")
+        model, loading_info = self.pretrained(loader or AutoModel, **(LOADING_OPTIONS | kwargs))
+        _require_complete(loading_info, f"the checkpoint {self.model!r}")
         return model
 
     def config(self) -> Any:
@@ -133,30 +138,30 @@ def load_pretrained(loader: Any, model: str, revision: str | None = None, *, who
 
 
 def build_pretrained(kind: Any, config: Any, tensors: Mapping[str, Tensor], source: str, **kwargs: Any) -> Any:
-    """A transformers model of class `kind`, every parameter of which `tensors` have set; WeightsMismatch otherwise."""
-    how = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+    """A transformers model of class `kind` with all parameters from `tensors`; WeightsMismatch if they do not fit."""
+    options = LOADING_OPTIONS | kwargs
     with silence_transformers():
-        model, loaded = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **how)
-    _require_filled(loaded, source)
+        model, loading_info = kind.from_pretrained(None, config=config, state_dict=dict(tensors), **options)
+    _require_complete(loading_info, source)
     return model
 
 
-def _require_filled(loaded: Mapping[str, Any], source: str) -> None:
-    left = [key for key in loaded["unexpected_keys"] if not key.endswith("position_ids")]  # older versions stored them
-    require_fit(source, missing=loaded["missing_keys"], unexpected=left, misshaped=loaded["mismatched_keys"])
+def _require_complete(info: Mapping[str, Any], source: str) -> None:
+    unexpected = [key for key in info["unexpected_keys"] if not key.endswith("position_ids")]  # stored by old versions
+    require_fit(source, missing=info["missing_keys"], unexpected=unexpected, misshaped=info["mismatched_keys"])
 
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """No progress bar, which would break up the trainer's own, and no report of keys, which errors give."""
+    """No progress bar, which would disrupt the trainer's own, and no report of keys, which our errors contain."""
     from transformers.utils import logging
 
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    progress_bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if shown:
+        if progress_bar:
             logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""Weights files: their cards, where they are looked for, their checksums, and how they are read."""
+"""Weights files: their cards, the places where they are looked up, checksums, and reading."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from lightning_imgmetrics.errors import MissingWeights, WeightsMismatch
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Where a network's weights come from.
+    """The source of a network's weights.
 
-    `sha256` may be the leading digits that the publisher puts into the file name, or "" where none is published.
-    `file` is the name under which the weights lie in `IMGMETRICS_WEIGHTS` or in torch's hub cache. `repo` is the
-    Hugging Face repository of a file that lies there at `revision`: its place is then `<repo>/<file>`, and the hub's
-    cache, which keeps a file under its checksum.
+    `sha256` may be the leading digits that the publisher puts into the file name, or "" if none is published. `file` is
+    the name of the weights in `IMGMETRICS_WEIGHTS` or in torch's hub cache. `repo` is the Hugging Face repository of a
+    file at `revision`: it is then looked up as `<repo>/<file>`, and in the hub's cache, which stores a file under its
+    checksum.
     """
 
     name: str
@@ -48,9 +48,9 @@ class ModelCard:
 
 
 def local_weights(card: ModelCard, weights: str | None = None) -> Path | None:
-    """Where the weights file of `card` lies on this machine, not read; None where it is absent.
+    """The path of the weights file of `card` on this machine, not read; None if it is absent.
 
-    In this order: `weights`, `IMGMETRICS_WEIGHTS`, torch's hub cache.
+    Looked up in this order: `weights`, `IMGMETRICS_WEIGHTS`, torch's hub cache.
     """
     places = [Path(weights).expanduser()] if weights is not None else _places(card)
     return next((path for path in places if path.is_file()), None)
@@ -60,16 +60,18 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
     """The weights file of `card` as `local_weights` finds it, or downloaded; checksums verified.
 
     An explicit `weights` path is the caller's choice and is not compared with the card. One process per file system
-    downloads while the others wait for its lock, so ranks need no collective and a rank without data blocks nobody.
-    Raises MissingWeights (nothing found, offline) and WeightsMismatch (checksum).
+    downloads while the others wait for its lock, so ranks need no collective and a rank without data blocks no other.
+    Raises MissingWeights (absent, offline) and WeightsMismatch (checksum).
     """
     path = local_weights(card, weights)
     if weights is not None:
         if path is None:
             raise MissingWeights(f"`weights` for {card.name} must be an existing file, got {weights!r}")
         return path
-    if path is not None:
-        return _verified(card, path)
+    return _download(card) if path is None else _verify(card, path)
+
+
+def _download(card: ModelCard) -> Path:
     cache = Path(torch.hub.get_dir()) / "checkpoints" / card.place
     try:
         if offline():
@@ -77,37 +79,37 @@ def find_weights(card: ModelCard, weights: str | None = None) -> Path:
         if card.repo:
             from huggingface_hub import hf_hub_download
 
-            return _verified(card, Path(hf_hub_download(card.repo, card.file, revision=card.revision)))
+            return _verify(card, Path(hf_hub_download(card.repo, card.file, revision=card.revision)))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{cache}.lock"):
             if not cache.is_file():  # another process may have had the lock before
                 torch.hub.download_url_to_file(card.source, str(cache), hash_prefix=card.sha256, progress=False)
-    except RuntimeError as error:  # torch's word for an unlike checksum
+    except RuntimeError as error:  # raised by torch for another checksum
         raise WeightsMismatch(f"the download of {card.name} from {card.source} is damaged: {error}") from error
     except OSError as error:
-        shelf = os.environ.get("IMGMETRICS_WEIGHTS") or "$IMGMETRICS_WEIGHTS"
+        folder = os.environ.get("IMGMETRICS_WEIGHTS") or "$IMGMETRICS_WEIGHTS"
         digits = f" (sha256 {card.sha256}...)" if card.sha256 else ""
         raise MissingWeights(
             f"the weights of {card.name} are not on this machine and cannot be downloaded ({error}). Fetch"
-            f" {card.source}{digits} and put it at {Path(shelf) / card.place}"
+            f" {card.source}{digits} and put it at {Path(folder) / card.place}"
             f"{'' if card.repo else f' or {cache}'}, or pass its path"
         ) from error
     return cache
 
 
 def _places(card: ModelCard) -> list[Path]:
-    folder = os.environ.get("IMGMETRICS_WEIGHTS")
-    shelf = [Path(folder).expanduser() / card.place] if folder else []
+    variable = os.environ.get("IMGMETRICS_WEIGHTS")
+    folder = [Path(variable).expanduser() / card.place] if variable else []
     if card.repo:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(card.repo, card.file, revision=card.revision)
-        return [*shelf, Path(cached)] if isinstance(cached, str) else shelf
-    return [*shelf, Path(torch.hub.get_dir()) / "checkpoints" / card.file]
+        return [*folder, Path(cached)] if isinstance(cached, str) else folder
+    return [*folder, Path(torch.hub.get_dir()) / "checkpoints" / card.file]
 
 
 def offline() -> bool:
-    """Whether the environment forbids the network."""
+    """Whether the environment forbids network access."""
     return any(os.environ.get(k, "0") not in ("", "0") for k in ("HF_HUB_OFFLINE", "IMGMETRICS_OFFLINE"))
 
 
@@ -121,7 +123,7 @@ def _digest(path: str, size: int, mtime: int) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read once while it does not change."""
+    """Hex digest of a file, cached as long as its size and time do not change."""
     stat = path.stat()
     return _digest(str(path), stat.st_size, stat.st_mtime_ns)
 
@@ -134,14 +136,14 @@ def state_digest(module: nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
-def _verified(card: ModelCard, path: Path) -> Path:
-    if card.sha256 and not (found := sha256(path)).startswith(card.sha256):
-        raise WeightsMismatch(f"{path} is not {card.name}: sha256 must begin with {card.sha256}, got {found}")
+def _verify(card: ModelCard, path: Path) -> Path:
+    if card.sha256 and not (digest := sha256(path)).startswith(card.sha256):
+        raise WeightsMismatch(f"{path} is not {card.name}: sha256 must begin with {card.sha256}, got {digest}")
     return path
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that a `*.index.json` spreads the tensors over; WeightsMismatch for a file that says no such thing."""
+    """The weights files that a `*.index.json` lists; WeightsMismatch if it is not such an index."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return [index.parent / name for name in names]
@@ -150,16 +152,16 @@ def shards(index: Path) -> list[Path]:
 
 
 def load_tensors(card: ModelCard, path: Path) -> dict[str, Tensor]:
-    """A state dict from .pt, .pth, .bin or .safetensors, also where it lies under "state_dict"; no code in it is run.
+    """A state dict from .pt, .pth, .bin or .safetensors, or its entry "state_dict"; no code in it is run.
 
-    A prefix "module." that training on several devices left is taken off. WeightsMismatch for a file that cannot be
-    read, would run code, or holds something else.
+    A prefix "module.", left by training on several devices, is removed. WeightsMismatch for a file that cannot be read,
+    would run code, or holds something else.
     """
     return _read(card, path)
 
 
 def tensor_names(card: ModelCard, path: Path) -> frozenset[str]:
-    """The names that `load_tensors` gives, without the tensors; read once while the file does not change."""
+    """The names of the tensors that `load_tensors` reads, cached as long as the file does not change."""
     stat = path.stat()
     return _names(card, path, stat.st_size, stat.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""Objects that were detected in an image, under COCO's names, and their masks."""
+"""Detected objects with COCO's class names, and their masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_imgmetrics.errors import UnknownName, ValueRangeError
 
-# COCO's 80 objects in its order, under the names that the prompts use: COCO itself says mouse, remote and keyboard.
+# COCO's 80 classes in its order, with the names that GenEval's prompts use in place of mouse, remote and keyboard.
 _NAMES = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
     "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
@@ -30,17 +30,17 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class RunLengths:
-    """A mask as COCO stores it: runs of 0 and 1 in turn, beginning with 0, down the columns of (h, w) = `size`."""
+    """A mask in COCO's run-length encoding: alternating runs of 0 and 1, 0 first, down the columns of `size` (h, w)."""
 
     size: tuple[int, int]
     runs: Tensor
 
     @classmethod
-    def of(cls, stored: Any) -> RunLengths:
+    def of(cls, record: Any) -> RunLengths:
         """{"size": [h, w], "counts": runs or COCO's string of them}; ValueRangeError for anything else."""
-        size, counts = (stored.get(key) for key in ("size", "counts")) if isinstance(stored, Mapping) else (None, None)
+        size, counts = (record.get(key) for key in ("size", "counts")) if isinstance(record, Mapping) else (None, None)
         if not isinstance(size, list) or len(size) != 2 or not all(is_count(x) for x in size):
-            raise ValueRangeError(f'a mask must be {{"size": [h, w], "counts": ...}}, got {str(stored)[:80]}')
+            raise ValueRangeError(f'a mask must be {{"size": [h, w], "counts": ...}}, got {str(record)[:80]}')
         runs = _runs(counts) if isinstance(counts, str) else counts
         if not isinstance(runs, list) or not all(type(x) is int and x >= 0 for x in runs):
             raise ValueRangeError(f'"counts" of a mask must be lengths of runs, got {str(counts)[:80]}')
@@ -55,7 +55,7 @@ class RunLengths:
 
 
 def _runs(text: str) -> list[int]:
-    """COCO's string: numbers in groups of 5 bits, low ones first; from the fourth on, the change against two before."""
+    """COCO's string: numbers in groups of 5 bits, low ones first; from the fourth on, minus the one two before."""
     runs: list[int] = []
     value = shift = 0
     for code in text.encode():
@@ -75,10 +75,23 @@ def _runs(text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Detection:
-    """An object in an image: one of `CLASSES`, a score, and the box (x0, y0, x1, y1) in pixels, the ends not included.
+    """An object that a detector found in an image.
 
-    `mask`: bool (h, w) of the whole image, as a tensor or in runs. `color`: one of `COLORS`, where it is known.
-    UnknownName: another class or color. ValueRangeError: a score or box that is not finite, or a box turned around.
+    Args:
+        label: One of COCO's 80 classes, with GenEval's names.
+        score: The detector's confidence, in [0, 1].
+        box: (x0, y0, x1, y1) in pixels, x1 and y1 exclusive.
+        mask: bool (h, w) of the whole image, as a tensor or in COCO's run-length encoding; None if there is none.
+        color: One of red, orange, yellow, green, blue, purple, pink, brown, black and white; None if it is not known.
+
+    Raises:
+        UnknownName: Another class or color.
+        ValueRangeError: A score or box that is not finite, or a box with x0 > x1 or y0 > y1.
+
+    Example:
+        >>> cat = Detection("cat", 0.92, (10, 20, 110, 90), color="black")
+        >>> cat.label, cat.pixels()
+        ('cat', None)
     """
 
     label: str
@@ -99,9 +112,10 @@ class Detection:
             )
 
     def pixels(self) -> Tensor | None:
-        """The mask, bool (h, w); None where there is none."""
+        """The mask, bool (h, w); None if there is none."""
         return self.mask if self.mask is None or isinstance(self.mask, Tensor) else self.mask.pixels()
 
 
 def is_count(x: object) -> TypeGuard[int]:
+    """Whether x is a positive integer."""
     return type(x) is int and x >= 1

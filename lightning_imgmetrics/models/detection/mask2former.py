@@ -19,13 +19,13 @@ from lightning_imgmetrics.errors import UnknownName, ValueRangeError, WeightsMis
 from lightning_imgmetrics.models.base.extractor import PixelExtractor
 from lightning_imgmetrics.models.base.network import run_in_batches
 from lightning_imgmetrics.models.base.parameters import require_fit
-from lightning_imgmetrics.models.base.pretrained import PretrainedNetwork
+from lightning_imgmetrics.models.base.pretrained import LOADING_OPTIONS, PretrainedNetwork
 from lightning_imgmetrics.models.detection.detections import CLASSES, Box, Detection
 
 MASK2FORMER = "facebook/mask2former-swin-small-coco-instance"
 _SIZES = {"coco": {"size": {"shortest_edge": 800, "longest_edge": 1333}}, "processor": {}}
 _MOST = 100  # pairs of a query and a class
-# What some versions of transformers store, others make anew, and no detection depends on.
+# Stored by some versions of transformers, computed by others, and irrelevant to detections.
 _UNUSED = ("criterion.", "relative_position_index", "encoder.swin.layernorm.")
 
 
@@ -44,11 +44,11 @@ class _Detector(nn.Module):
 class DetectorExtractor(PretrainedNetwork, PixelExtractor):
     """Layer "pixels": 8-bit images (3, h, w), of any sizes. `detect`: the objects in them.
 
-    `model`: a checkpoint folder or hub id of a Mask2Former for the instances of COCO's 80 classes, which are taken by
-    their number and named as GenEval does. `resize`: "coco", short side 800 and long side at most 1333, as detectors
-    are evaluated there and as GenEval runs its own; "processor", the checkpoint's own size. Detections below
-    `min_score` are not returned. GenEval's thresholds were set for another training run, that of MMDetection: scores
-    with this one do not compare with published ones. Source: Cheng et al. 2022.
+    `model`: a checkpoint folder or hub id of a Mask2Former for instance segmentation of COCO's 80 classes, which are
+    identified by their index and named as in GenEval. `resize`: "coco", short side 800 and long side at most 1333, as
+    in the evaluation on COCO and in GenEval; "processor", the checkpoint's own size. Detections below `min_score` are
+    not returned. GenEval's thresholds were chosen for another training run, MMDetection's: its published scores do not
+    compare with those of this detector. Source: Cheng et al. 2022.
     """
 
     model: str = MASK2FORMER
@@ -73,13 +73,12 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
                 f"`model` must be a Mask2Former of COCO's {len(CLASSES)} classes, {self.model!r} is"
                 f" {config.model_type!r} with {config.num_labels} labels"
             )
-        how: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, loaded = self.pretrained(AutoModelForUniversalSegmentation, **how)
+        model, loading_info = self.pretrained(AutoModelForUniversalSegmentation, **LOADING_OPTIONS)
         require_fit(
             f"the checkpoint {self.model!r}",
-            missing=_used(loaded["missing_keys"]),
-            unexpected=_used(loaded["unexpected_keys"]),
-            misshaped=loaded["mismatched_keys"],
+            missing=_used(loading_info["missing_keys"]),
+            unexpected=_used(loading_info["unexpected_keys"]),
+            misshaped=loading_info["mismatched_keys"],
         )
         return _Detector(model, self.pretrained(AutoImageProcessor))
 
@@ -87,34 +86,34 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
         return quantize(images)
 
     def detect(self, images: Sequence[Tensor], device: torch.device) -> list[list[Detection]]:
-        """Images (3, h, w) -> of each its detections above `min_score`, at most 100, the most certain first.
+        """Images (3, h, w) -> the detections of each above `min_score`, at most 100, by descending score.
 
-        The score is the probability of the class, times the mean probability of the mask's pixels, those above 0.5.
-        Masks are bool (h, w) on `device`, boxes are as tight as they. Of a query's mask several classes may be told.
+        The score is the probability of the class times the mean probability of the mask's pixels, those above 0.5.
+        Masks are bool (h, w) on `device`, and boxes fit them tightly. One mask may be detected as several classes.
         """
         by_size: dict[Hashable, list[int]] = defaultdict(list)
         for i, image in enumerate(images):
             by_size[tuple(image.shape)].append(i)
-        found: dict[int, list[Detection]] = {}
+        detections: dict[int, list[Detection]] = {}
         with full_precision(device):
             network = self.network(device)
-            for places in by_size.values():
-                group = torch.stack([self.prepare(images[i]).to(device) for i in places])
+            for indices in by_size.values():
+                group = torch.stack([self.prepare(images[i]).to(device) for i in indices])
                 parts = run_in_batches(partial(self._of_one_size, network, group), len(group), self.max_batch)
-                found.update(zip(places, chain.from_iterable(parts), strict=True))
-        return [found[i] for i in range(len(images))]
+                detections.update(zip(indices, chain.from_iterable(parts), strict=True))
+        return [detections[i] for i in range(len(images))]
 
     def _of_one_size(self, network: Any, images: Tensor, part: slice) -> list[list[Detection]]:
         images = images[part]
-        ready = network.image_processor(images=list(images), return_tensors="pt", **_SIZES[self.resize])
-        pixels, seen = ready["pixel_values"].to(images.device, torch.float32), ready["pixel_mask"][0]
+        inputs = network.image_processor(images=list(images), return_tensors="pt", **_SIZES[self.resize])
+        pixels, mask = inputs["pixel_values"].to(images.device, torch.float32), inputs["pixel_mask"][0]
         with self.autocast(images.device):
-            out = network.model(pixel_values=pixels)
-        classes, masks = out.class_queries_logits.float(), out.masks_queries_logits.float()
+            outputs = network.model(pixel_values=pixels)
+        classes, masks = outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()
         if images.device.type == "cpu":
             self.check_finite([classes, masks], "for images")
-        frame = int(seen.any(1).sum()), int(seen.any(0).sum())  # what is not padding
-        sizes = (tuple(pixels.shape[2:]), frame, tuple(images.shape[2:]))
+        unpadded = int(mask.any(1).sum()), int(mask.any(0).sum())
+        sizes = (tuple(pixels.shape[2:]), unpadded, tuple(images.shape[2:]))
         return [self._instances(c, m, *sizes) for c, m in zip(classes, masks, strict=True)]
 
     def _instances(
@@ -122,25 +121,26 @@ class DetectorExtractor(PretrainedNetwork, PixelExtractor):
         classes: Tensor,
         masks: Tensor,
         padded: tuple[int, ...],
-        frame: tuple[int, int],
+        unpadded: tuple[int, int],
         size: tuple[int, ...],
     ) -> list[Detection]:
-        """Logits (q, 81) and (q, h', w') of an image that was `padded` from `frame`, which was resized from `size`."""
+        """From logits (q, 81) and (q, h', w') of an image that was resized from `size` to `unpadded`, then `padded`."""
         probabilities = classes.softmax(1)[:, :-1].flatten()
         highest = probabilities.topk(min(_MOST, len(probabilities)))
         shapes: dict[int, tuple[Tensor, Box, float]] = {}
-        found = []
-        for probability, place in zip(highest.values.tolist(), highest.indices.tolist(), strict=True):
-            if probability <= self.min_score:  # its mask could only lower it
+        detections = []
+        for probability, index in zip(highest.values.tolist(), highest.indices.tolist(), strict=True):
+            if probability <= self.min_score:  # the mask's probability could only lower it
                 break
-            query, label = divmod(place, len(CLASSES))
+            query, label = divmod(index, len(CLASSES))
             if query not in shapes:
-                logits = interpolate(masks[query][None, None], padded, mode="bilinear")[..., : frame[0], : frame[1]]
-                shapes[query] = _shape(interpolate(logits, size, mode="bilinear")[0, 0])
-            mask, box, certainty = shapes[query]
-            if probability * certainty > self.min_score:
-                found.append(Detection(CLASSES[label], probability * certainty, box, mask))
-        return sorted(found, key=lambda detection: -detection.score)
+                logits = interpolate(masks[query][None, None], padded, mode="bilinear")
+                logits = interpolate(logits[..., : unpadded[0], : unpadded[1]], size, mode="bilinear")
+                shapes[query] = _shape(logits[0, 0])
+            mask, box, mask_probability = shapes[query]
+            if probability * mask_probability > self.min_score:
+                detections.append(Detection(CLASSES[label], probability * mask_probability, box, mask))
+        return sorted(detections, key=lambda detection: -detection.score)
 
     def signature_fields(self) -> dict[str, str]:
         return {**super().signature_fields(), "resize": self.resize, "min_score": f"{self.min_score:g}"}
@@ -151,7 +151,7 @@ def _used(keys: Iterable[str]) -> list[str]:
 
 
 def _shape(logits: Tensor) -> tuple[Tensor, Box, float]:
-    """Mask, tight box and mean probability within the mask, which is 0 of an empty one."""
+    """Mask, tight box and mean probability within the mask, 0 for an empty one."""
     mask = logits > 0
     rows, columns = mask.any(1).nonzero()[:, 0].tolist(), mask.any(0).nonzero()[:, 0].tolist()
     if not rows:

@@ -32,7 +32,7 @@ _RESIZE = ("processor", "crop-bicubic", "float-bicubic-antialias", "float-bicubi
 
 
 class _Clip(nn.Module):
-    """A two-tower model with its tokenizer and image processor; `clean`: its texts are cleaned as open_clip's."""
+    """A two-tower model with its tokenizer and image processor; `clean`: texts are cleaned as by open_clip."""
 
     model: Any
 
@@ -49,11 +49,11 @@ class ClipExtractor(PretrainedNetwork, Extractor):
     """Image layers "embed" (the projected embedding, not normalized) and "maps" (hidden states); text by `embed_text`.
 
     `model`: "digits-clip", a checkpoint folder or hub id of transformers or of open_clip, or a callable that returns
-    (model, processor). `weights`: a file, or the card of one, in either layout that takes the place of the
-    checkpoint's own. `processor`: the checkpoint with tokenizer and image processor, where it is another one.
+    (model, processor). `weights`: a file, or the card of one, in either layout, in place of the checkpoint's own.
+    `processor`: the checkpoint with tokenizer and image processor, if it is another one.
     Images are quantized to 8 bits and resized on their device: `resize="processor"` is the checkpoint's own image
-    processor, "crop-bicubic" the middle square, by PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024),
-    "float-bicubic-antialias" and "float-bicubic" the short side, bicubic without rounding, and the middle square.
+    processor; "crop-bicubic" a center crop, then PIL's bicubic on 8 bits (the reference of CMMD, Jayasumana 2024);
+    "float-bicubic-antialias" and "float-bicubic" bicubic of the short side without rounding, then a center crop.
     """
 
     model: str | Callable[[], tuple[Any, Any]] = DIGITS_CLIP
@@ -134,28 +134,28 @@ class ClipExtractor(PretrainedNetwork, Extractor):
 
     def _open_clip_weights(self) -> Path:
         names = open_clip.WEIGHTS
-        found = (checkpoint_file(str(self.model), name, self.revision) for name in names)
-        path = next((path for path in found if path is not None), None)
+        files = (checkpoint_file(str(self.model), name, self.revision) for name in names)
+        path = next((path for path in files if path is not None), None)
         if path is None:
             raise MissingWeights(f"the open_clip checkpoint {self.model!r} holds none of {', '.join(names)}")
         return path
 
     def layout(self) -> tuple[Any, dict[str, Any] | None]:
-        """The network's configuration; and that of open_clip's preprocessing, None for a checkpoint of transformers."""
+        """The network's configuration, and that of open_clip's preprocessing, None for a checkpoint of transformers."""
         folder = checkpoint_folder(str(self.model), self.revision)
-        for name in ("config.json", open_clip.CONFIG):  # in this order on the hub, too: some repositories hold both
+        for name in ("config.json", open_clip.CONFIG):  # in this order on the hub, too: some repositories have both
             path = checkpoint_file(str(self.model), name, self.revision) if folder is None else folder / name
             if path is not None and path.is_file():
                 return (self.config(), None) if name == "config.json" else open_clip.clip_config(path)
-        return self.config(), None  # which says what is missing
+        return self.config(), None  # raises, naming what is missing
 
     def prepare(self, images: Tensor) -> Tensor:
         network = self.network(images.device)
         processor, images = network.image_processor, quantize(images)
         size = network.model.config.vision_config.image_size
         if self.resize == "processor":
-            ready = processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
-            return ready["pixel_values"].to(images.device, torch.float32)
+            inputs = processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
+            return inputs["pixel_values"].to(images.device, torch.float32)
         if self.resize == "crop-bicubic":
             x = bicubic_antialias_rounded(center_square(images).float(), size) / 255
         else:
@@ -163,31 +163,32 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         return standardize(x, processor.image_mean, processor.image_std)
 
     def run(self, network: Any, x: Tensor, layers: Sequence[str]) -> Features:
-        out = network.model.get_image_features(pixel_values=x, output_hidden_states="maps" in layers, return_dict=True)
-        features: Features = {"embed": out if isinstance(out, Tensor) else out.pooler_output}
+        options = {"output_hidden_states": "maps" in layers, "return_dict": True}
+        output = network.model.get_image_features(pixel_values=x, **options)
+        features: Features = {"embed": output if isinstance(output, Tensor) else output.pooler_output}
         if "maps" in layers:
-            features["maps"] = [_as_map(hidden) for hidden in out.hidden_states]
+            features["maps"] = [_as_map(hidden) for hidden in output.hidden_states]
         return features
 
     def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
-        """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated.
+        """Texts -> (n, d) embeddings, not normalized, and the number of truncated texts.
 
-        The tokenizer truncates, so the end-of-text token that CLIP pools at stays in place; what looks like such a
-        token in a text is read as letters. Texts of an open_clip network are cleaned as there. A text is embedded once,
-        and its embedding kept with the network.
+        The tokenizer truncates before the end-of-text token, at which CLIP pools; special tokens in a text are read as
+        plain characters. Texts for an open_clip network are cleaned as there. Embeddings are cached.
         """
         network = self.network(device)
-        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embed(network, new, device))
         embeddings = torch.stack([row for row, _ in rows])
         if device.type == "cpu":
             self.check_finite(embeddings, "for texts")
         return embeddings, sum(truncated for _, truncated in rows)
 
-    def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+    def _embed(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+        """The embedding of each text, and whether the text was truncated."""
         length = network.model.config.text_config.max_position_embeddings
         siglip = "siglip" in network.model.config.model_type
         texts = [open_clip.clean_text(text) for text in texts] if network.clean else texts
-        whole = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
+        untruncated = network.tokenizer(texts, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
         tokens = network.tokenizer(
             texts,
             padding="max_length" if siglip else True,
@@ -198,19 +199,19 @@ class ClipExtractor(PretrainedNetwork, Extractor):
         ).to(device)
         tokens.pop("token_type_ids", None)
         if siglip:
-            tokens.pop("attention_mask", None)  # SigLIP was trained with its padding attended to
+            tokens.pop("attention_mask", None)  # SigLIP was trained without masking its padding
 
         def run(part: slice) -> Tensor:
-            out = network.model.get_text_features(**{name: x[part] for name, x in tokens.items()})
-            return (out if isinstance(out, Tensor) else out.pooler_output).float()
+            output = network.model.get_text_features(**{name: x[part] for name, x in tokens.items()})
+            return (output if isinstance(output, Tensor) else output.pooler_output).float()
 
         with full_precision(device), self.autocast(device):
             embeddings = torch.cat(run_in_batches(run, len(texts), self.max_batch))
         # Copies: a cached view would keep the whole batch in memory.
-        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, untruncated, strict=True)]
 
     def logits(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The trained factor exp(logit_scale) of a cosine, and SigLIP's bias (0 for CLIP): scalars."""
+        """The learned factor exp(logit_scale) of a cosine, and SigLIP's bias (0 for CLIP): scalars."""
         model = self.network(device).model
         scale = model.logit_scale.float().exp().squeeze()
         bias = getattr(model, "logit_bias", None)
@@ -228,20 +229,20 @@ class ClipExtractor(PretrainedNetwork, Extractor):
     def signature_fields(self) -> dict[str, str]:
         if callable(self.model):
             return {"weights": self.revision or "main", "resize": self.resize}
-        rules = {}
+        fields = {}
         if self.weights is not None:
-            rules["config"] = checkpoint_id(str(self.model), images=True, config=True, revision=self.revision)
+            fields["config"] = checkpoint_id(str(self.model), images=True, config=True, revision=self.revision)
         if self.processor is not None:
-            rules["processor"] = checkpoint_id(self.processor, images=True)
-        if self._reads_cleaned():
-            rules["texts"] = open_clip.text_cleaning()
+            fields["processor"] = checkpoint_id(self.processor, images=True)
+        if self._cleans_texts():
+            fields["texts"] = open_clip.text_cleaning()
         if self.weights is None:
-            return {**super().signature_fields(), **rules, "resize": self.resize}
+            return {**super().signature_fields(), **fields, "resize": self.resize}
         path = self.local_path()
-        return {"weights": files_digest([path]) if path else self.card.revision, **rules, "resize": self.resize}
+        return {"weights": files_digest([path]) if path else self.card.revision, **fields, "resize": self.resize}
 
-    def _reads_cleaned(self) -> bool:
-        """Whether, as far as the files on this machine tell, texts are cleaned as open_clip does."""
+    def _cleans_texts(self) -> bool:
+        """Whether texts are cleaned as by open_clip, according to the files on this machine."""
         folder = checkpoint_folder(str(self.model), self.revision)
         path = None if self.weights is None else self.local_path()
         layout = folder is not None and open_clip.is_folder(folder)

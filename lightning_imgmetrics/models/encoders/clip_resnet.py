@@ -1,4 +1,4 @@
-"""CLIP's ResNet-50 without its positional embedding: what CLIP-IQA was published with."""
+"""CLIP's ResNet-50 without positional embedding, the network of CLIP-IQA."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class _ClipResNet(nn.Module):
 class ClipResNetExtractor(Extractor):
     """Layer "embed": OpenAI's CLIP RN50 of images of any size from 32 x 32, neither resized nor quantized.
 
-    Leaving out the positional embedding of its attention pooling is what makes it take any size. The graph is `piq`'s
-    (extra "iqa"); `weights`: a file in open_clip's layout in place of OpenAI's tensors as timm publishes them;
-    `processor`: another checkpoint with CLIP's tokenizer. Source: Wang, Chan & Loy 2023.
+    Without the positional embedding of its attention pooling it takes any size. The architecture is from `piq` (extra
+    "iqa"). `weights`: a file in open_clip's layout, in place of OpenAI's tensors as published by timm. `processor`:
+    another checkpoint with CLIP's tokenizer. Source: Wang, Chan & Loy 2023.
     """
 
     weights: str | None = None
@@ -72,7 +72,7 @@ class ClipResNetExtractor(Extractor):
         require("piq", "iqa")
         path = find_weights(self.card, self.weights)
         tensors = load_tensors(self.card, path)
-        network = _built(tensors, str(path))
+        network = _build(tensors, str(path))
         counters = {k: x for k, x in network.state_dict().items() if k.endswith("num_batches_tracked")}  # unused
         network = set_parameters(network, {**counters, **tensors}, str(path))
         return _ClipResNet(network, self._tokenizer())
@@ -103,23 +103,23 @@ class ClipResNetExtractor(Extractor):
         return {"embed": network.model.encode_image(x, pos_embedding=False).float()}
 
     def embed_text(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
-        """Texts -> (n, d) embeddings, not normalized, and how many texts were truncated."""
+        """Texts -> (n, d) embeddings, not normalized, and the number of truncated texts."""
         network = self.network(device)
-        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embedded(network, new, device))
+        rows = cached_by_text(network, self.dtype, texts, lambda new: self._embed(network, new, device))
         return torch.stack([row for row, _ in rows]), sum(truncated for _, truncated in rows)
 
-    def _embedded(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
+    def _embed(self, network: Any, texts: list[str], device: torch.device) -> list[tuple[Tensor, bool]]:
         length = network.model.context_length
         tokenize = functools.partial(network.tokenizer, texts, split_special_tokens=True, verbose=False)
-        whole = tokenize(truncation=False)["input_ids"]
-        cut = tokenize(truncation=True, max_length=length)["input_ids"]
-        tokens = torch.zeros(len(texts), length, dtype=torch.int64)  # pooled at the largest number, end of text
-        for row, ids in zip(tokens, cut, strict=True):
+        untruncated = tokenize(truncation=False)["input_ids"]
+        truncated = tokenize(truncation=True, max_length=length)["input_ids"]
+        tokens = torch.zeros(len(texts), length, dtype=torch.int64)  # pooled at the largest id, end of text
+        for row, ids in zip(tokens, truncated, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         with full_precision(device), self.autocast(device):
             embeddings = network.model.encode_text(tokens.to(device)).float()
         # Copies: a cached view would keep the whole batch in memory.
-        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, whole, strict=True)]
+        return [(row.clone(), len(ids) > length) for row, ids in zip(embeddings, untruncated, strict=True)]
 
     def dim(self, layer: str) -> int:
         if layer != "embed":
@@ -132,8 +132,8 @@ class ClipResNetExtractor(Extractor):
         return {"weights": (sha256(path) if path else self.card.sha256)[:8], "resize": "none", **tokenizer}
 
 
-def _built(tensors: dict[str, Tensor], source: str) -> Any:
-    """piq's CLIP, as wide and deep as the tensors say."""
+def _build(tensors: dict[str, Tensor], source: str) -> Any:
+    """piq's CLIP with the sizes of the tensors."""
     from piq.feature_extractors.clip import CLIP
 
     def blocks(prefix: str) -> int:

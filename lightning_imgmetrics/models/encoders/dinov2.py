@@ -1,4 +1,4 @@
-"""DINOv2 through transformers, as the Fréchet distance of Stein et al. 2023 takes it."""
+"""DINOv2 through transformers, as in the Fréchet distance of Stein et al. 2023."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Dinov2Extractor(PretrainedNetwork, Extractor):
-    """Layer "embed": the class token after the last LayerNorm, of images squeezed to 224 x 224.
+    """Layer "embed": the class token after the last LayerNorm, of images resized to 224 x 224.
 
-    `model`: a DINOv2 checkpoint folder or hub id, with registers or without. `resize` names a rule of `models.resize`:
+    `model`: a DINOv2 checkpoint folder or hub id, with registers or without. `resize`: a key of `RESIZE`;
     "bicubic-antialias-rounded" is dgm-eval's, "bicubic-antialias-unclamped" EDM2's, "tf1-bilinear" torch-fidelity's.
     Images are quantized to 8 bits first. Source: Oquab et al. 2023.
     """
@@ -66,10 +66,10 @@ class Dinov2Extractor(PretrainedNetwork, Extractor):
 
 
 def _positions(learned: Tensor, side: int) -> Tensor:
-    """Position embeddings (1, 1 + m*m, d), learned at 518 px, for side*side patches.
+    """Position embeddings (1, 1 + m*m, d), learned at 518 px, interpolated to side*side patches.
 
     Published DINOv2 features come from the authors' own code, which scales the grid by (side + 0.1) / m;
-    transformers scales by side / m, which moves the last patch by a fifth of a cell.
+    transformers scales by side / m, which shifts the last patch by a fifth of a cell.
     """
     grid = learned[:, 1:]
     m = isqrt(grid.shape[1])

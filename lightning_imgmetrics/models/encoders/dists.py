@@ -1,4 +1,4 @@
-"""The network of DISTS: a VGG-16 that pools without aliasing, and what its channels weigh."""
+"""The network of DISTS: a VGG-16 with anti-aliased pooling, and the weights of its channels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VGG = LpipsExtractor("vgg").card
 
 
 class L2Pool(nn.Module):
-    """Root of the mean square under a Hann window of 3 x 3, at every second pixel."""
+    """Root mean square under a 3 x 3 Hann window, with stride 2."""
 
     taps: Tensor
 

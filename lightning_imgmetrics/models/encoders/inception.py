@@ -1,4 +1,4 @@
-"""Inception-v3 with the 2015 TensorFlow weights, as FID needs it."""
+"""Inception-v3 with the 2015 TensorFlow weights, for FID."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ INCEPTION = ModelCard(
     "6726825d",
     "Apache-2.0",
 )
-# The graph in the order of its layers; each stage ends where features are taken, averaged over positions. "sfid" is not
-# averaged: it is the first 7 of the 192 channels of Mixed_6d's 1x1 branch, which come first in what the block returns.
+# The blocks in order; features are taken after each stage, averaged over positions. "sfid" is not averaged: it is the
+# first 7 of the 192 channels of Mixed_6d's 1x1 branch, which come first in the block's output.
 _STAGES = {
     "64": ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
     "192": ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
@@ -42,8 +42,8 @@ class InceptionExtractor(Extractor):
     """Layers "64", "192", "768", "2048", "logits_unbiased", "logits" and "sfid", all from one pass.
 
     "sfid" is a 17 x 17 x 7 map flattened in the order (h, w, c), as in ADM's statistics files (Nash et al. 2021).
-    `resize` names a rule of `models.resize`. `rounding`: how float images become 8-bit, "round" or "floor"
-    (torchmetrics truncates). `scale`: "tf" is (x - 128) / 128, "unit" is x / 127.5 - 1 (pytorch-fid).
+    `resize`: a key of `RESIZE`. `rounding` of float images to 8 bits: "round" or "floor" (torchmetrics). `scale`: "tf"
+    is (x - 128) / 128, "unit" is x / 127.5 - 1 (pytorch-fid). `weights`: a file in place of the published one.
     """
 
     resize: str = "bilinear-antialias"
@@ -66,7 +66,7 @@ class InceptionExtractor(Extractor):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path = find_weights(self.card, self.weights)
-        file = io.BytesIO()  # the graph's constructor unpickles what it is given, so it gets tensors we have read
+        file = io.BytesIO()  # the constructor unpickles its file, so it gets tensors that were read safely
         torch.save(load_tensors(self.card, path), file)
         file.seek(0)
         try:

@@ -18,7 +18,7 @@ from lightning_imgmetrics.models.base.extractor import Extractor, Features
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, sha256
 
 _URL = "https://download.pytorch.org/models/"
-# torchvision's name, its file, the digits of its sha256, and after which layers of `features` LPIPS looks.
+# torchvision's name, its file, the first digits of its sha256, and the indices of the layers that LPIPS compares.
 _TRUNKS = {
     "alex": ("alexnet", "alexnet-owt-7be5be79.pth", "7be5be79", (1, 4, 7, 9, 11)),
     "vgg": ("vgg16", "vgg16-397923af.pth", "397923af", (3, 8, 15, 22, 29)),
@@ -127,7 +127,7 @@ class LpipsExtractor(Extractor):
 
     @property
     def depth(self) -> int:
-        """How many layers are compared."""
+        """The number of layers that are compared."""
         return len(_TRUNKS[self.net][3])
 
     def dim(self, layer: str) -> int:

@@ -1,4 +1,4 @@
-"""The heads of the LAION aesthetic predictors: an image embedding of unit length -> a rating."""
+"""The heads of the LAION aesthetic predictors: a normalized image embedding -> a rating."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _V1 = "LAION-AI/aesthetic-predictor"
 _V2 = "christophschuhmann/improved-aesthetic-predictor"
 _V25 = "discus0434/aesthetic-predictor-v2-5"
 _CLIP_L = "openai/clip-vit-large-patch14"
-# The published heads, and the network whose embeddings each one reads.
+# The published heads, each with the network whose embeddings it takes.
 HEADS: dict[str, tuple[ModelCard, str]] = {
     "v1": (_card("v1", _V1, "sa_0_4_vit_l_14_linear.pth", "2cd4e60f4f24ae3b", "MIT"), _CLIP_L),
     "v1-b32": (
@@ -44,7 +44,7 @@ HEADS: dict[str, tuple[ModelCard, str]] = {
         "google/siglip-so400m-patch14-384",
     ),
 }
-# The places of the linear layers among dropout and ReLU, and whether there is ReLU: v1, v2 linear, v2 ReLU, v2.5.
+# The indices of the linear layers among dropout and ReLU, and whether there is ReLU: v1, v2 linear, v2 ReLU, v2.5.
 _LAYOUTS = {(0,): False, (0, 2, 4, 6, 7): False, (0, 3, 6, 9, 11): True, (0, 2, 4, 6, 8): False}
 _WIDTHS = (1024, 128, 64, 16, 1)
 _TOWER = ("vision_model.", "visual_projection.")
@@ -56,9 +56,9 @@ _STACK = re.compile(r"(layers\.)?(scoring_head\.)?(?=\d)")
 class AestheticHead(Network):
     """The head of a `version` of `HEADS`; `weights` is a file in place of the published one.
 
-    Such a file may hold any of the published layouts, also beside the image tower, which is left aside. `prefetch`
-    and `where` are about the head alone: the network whose embeddings it rates is another's to fetch. Sources:
-    LAION 2022 (v1), Schuhmann 2022 (v2), discus0434 2024 (v2.5).
+    Such a file may have any of the published layouts, and may contain the image tower, which is ignored. `prefetch` and
+    `local_path` concern the head alone, not the network whose embeddings it takes. Sources: LAION 2022 (v1), Schuhmann
+    2022 (v2), discus0434 2024 (v2.5).
     """
 
     version: str = "v2"
@@ -78,10 +78,10 @@ class AestheticHead(Network):
 
     def load(self) -> nn.Module:
         path = find_weights(self.card, self.weights)
-        return _filled_head(load_tensors(self.card, path), str(path))
+        return _head(load_tensors(self.card, path), str(path))
 
     def rate(self, embeddings: Tensor) -> Tensor:
-        """Image embeddings (n, d), of any length but 0, which stays -> ratings (n,), in float32; nominally 1 to 10."""
+        """Image embeddings (n, d), normalized unless they are 0 -> ratings (n,) float32, nominally from 1 to 10."""
         network = self.network(embeddings.device)
         if embeddings.shape[1] != network[0].in_features:
             raise WeightsMismatch(
@@ -97,35 +97,35 @@ class AestheticHead(Network):
         return {"head": sha256(find_weights(self.card, self.weights))[:8]}
 
 
-def _filled_head(state: Mapping[str, Tensor], source: str) -> nn.Module:
-    """The layers that the keys name; WeightsMismatch unless they are those of a published layout."""
+def _head(state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The layers that the keys name; WeightsMismatch unless they have a published layout."""
     tensors = _layer_keys(state, source)
-    places = tuple(sorted(int(key[: -len(".weight")]) for key in tensors if re.fullmatch(r"\d+\.weight", key)))
-    if places not in _LAYOUTS or tensors["0.weight"].ndim != 2:
-        found = ", ".join(f"{key} {tuple(x.shape)}" for key, x in list(tensors.items())[:8])
+    indices = tuple(sorted(int(key[: -len(".weight")]) for key in tensors if re.fullmatch(r"\d+\.weight", key)))
+    if indices not in _LAYOUTS or tensors["0.weight"].ndim != 2:
+        keys = ", ".join(f"{key} {tuple(x.shape)}" for key, x in list(tensors.items())[:8])
         raise WeightsMismatch(
             f"{source} must hold `weight` and `bias` (v1), or linear layers {', '.join(map(str, list(_LAYOUTS)[1:]))}"
-            f" of an aesthetic predictor, got {found or 'none'}"
+            f" of an aesthetic predictor, got {keys or 'none'}"
         )
-    widths = (tensors["0.weight"].shape[1], *_WIDTHS[-len(places) :])
+    widths = (tensors["0.weight"].shape[1], *_WIDTHS[-len(indices) :])
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.device("meta"):
-        for place, d, width in zip(places, widths, widths[1:]):
-            layers[str(place)] = nn.Linear(d, width)
-            if _LAYOUTS[places] and width > 1:
-                layers[str(place + 1)] = nn.ReLU()
+        for index, d, width in zip(indices, widths, widths[1:]):
+            layers[str(index)] = nn.Linear(d, width)
+            if _LAYOUTS[indices] and width > 1:
+                layers[str(index + 1)] = nn.ReLU()
     return set_parameters(nn.Sequential(layers), tensors, source)
 
 
 def _layer_keys(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of the head, named "<place>.weight" and "<place>.bias"; others that are not the tower's are kept."""
-    found: dict[str, Tensor] = {}
+    """The tensors of the head, named "<index>.weight" and "<index>.bias", and any others that are not the tower's."""
+    layers: dict[str, Tensor] = {}
     for key, x in tensors.items():
         name = _WRAPPERS.sub("", key, count=1)
         if name.startswith(_TOWER):
             continue
         name = f"0.{name}" if name in ("weight", "bias") else _STACK.sub("", name, count=1)
-        if name in found:
+        if name in layers:
             raise WeightsMismatch(f"{source} holds {name} of an aesthetic predictor twice")
-        found[name] = x
-    return found
+        layers[name] = x
+    return layers

@@ -31,9 +31,9 @@ class ClassifierExtractor(PretrainedNetwork, Extractor):
     """Layer "probabilities" (n, k) of a checkpoint's k labels; layer "peak" (n, 3), each channel's brightest pixel.
 
     `model`: a checkpoint folder or hub id that transformers reads as an image classifier. Probabilities are a softmax,
-    or one sigmoid per label where the checkpoint says "multi_label_classification". Images are quantized to 8 bits and
-    go through the checkpoint's own image processor; "peak" is taken before it, in [0, 1], to tell black images.
-    WeightsMismatch: a checkpoint that is no image classifier, or has a single output.
+    or one sigmoid per label if the checkpoint is for "multi_label_classification". Images are quantized to 8 bits and
+    preprocessed by the checkpoint's own image processor; "peak" is taken before, in [0, 1], to detect black images.
+    WeightsMismatch: a checkpoint that is not an image classifier, or has a single output.
     """
 
     default_layer = "probabilities"
@@ -68,7 +68,7 @@ class ClassifierExtractor(PretrainedNetwork, Extractor):
 
     def __call__(self, batches: Sequence[Tensor], layers: Sequence[str], device: torch.device) -> Features:
         features = super().__call__(batches, ("probabilities",), device)
-        if "peak" in layers:  # read off the images themselves, which `run` does not see
+        if "peak" in layers:  # computed from the images themselves, which `run` does not get
             features["peak"] = torch.cat([to_float(quantize(batch).amax((2, 3))).to(device) for batch in batches])
         return features
 

@@ -1,4 +1,4 @@
-"""HPSv3: a Qwen2-VL that reads image and prompt, and a head that gives the mean and the spread of people's taste."""
+"""HPSv3: a Qwen2-VL that reads image and prompt, with a head for the mean and spread of human preference."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lightning_imgmetrics.models.base.extractor import Features, PixelExtractor
 from lightning_imgmetrics.models.base.network import DTYPES, run_in_batches
 from lightning_imgmetrics.models.base.parameters import set_parameters
 from lightning_imgmetrics.models.base.pretrained import build_pretrained, load_pretrained
+from lightning_imgmetrics.models.base.resize import TOKEN_SIDE, smart_resize_image
 from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, load_tensors, local_weights
 from lightning_imgmetrics.models.prompt_templates.hpsv3 import HPSV3_INSTRUCTION, HPSV3_SUFFIX
 from lightning_imgmetrics.models.prompt_templates.templates import (
@@ -26,10 +27,9 @@ from lightning_imgmetrics.models.prompt_templates.templates import (
     find_template,
 )
 from lightning_imgmetrics.models.scorers.hpsv3_net import IMAGE, REWARD, HPSv3Network, hpsv3_keys, ranking_head
-from lightning_imgmetrics.models.scorers.smart_resize import FACTOR, smart_resized
 
 QWEN2_VL = "Qwen/Qwen2-VL-7B-Instruct"
-_PIXELS = 256 * FACTOR**2  # every image has this area, as near as whole tokens allow
+_PIXELS = 256 * TOKEN_SIDE**2  # the area of every image, as closely as whole tokens allow
 _POSITIONS = ("sequential", "mrope")
 
 
@@ -38,10 +38,10 @@ class HPSv3Extractor(PixelExtractor):
     """Layer "pixels": 8-bit images (3, h, w) of about 200704 pixels. `score`: mean and spread of the preference.
 
     `weights`: a file in place of the published one, or a folder of safetensors with their index. `processor`: the
-    folder or hub id with the backbone's configuration, tokenizer and image processor. `positions`: "sequential" counts
-    an image's tokens as those of a text, as the network was trained; "mrope" by rows and columns, as Qwen2-VL itself.
-    `template`: a copy of the prompt's Python source, or a folder that has it as hpsv3.py. `dtype` is that of the
-    weights and of all up to the head, as in the published code (bfloat16), not autocast; the head is float32.
+    folder or hub id with the backbone's configuration, tokenizer and image processor. `positions`: "sequential" numbers
+    an image's tokens like those of a text, as in training; "mrope" by rows and columns, as in Qwen2-VL. `template`: a
+    copy of the prompt's Python source, or a folder that contains it as hpsv3.py. `dtype` is that of the weights and of
+    everything before the head, as in the published code (bfloat16), not autocast; the head is float32.
     Source: Ma et al. 2025.
     """
 
@@ -67,38 +67,38 @@ class HPSv3Extractor(PixelExtractor):
         return "hpsv3", self.revision, self.weights, self.processor, self.dtype
 
     @functools.cached_property
-    def wording(self) -> tuple[Template, Template]:
-        """The instruction, and what follows the prompt; found once, so that signature and scores agree."""
+    def prompt_template(self) -> tuple[Template, Template]:
+        """The instruction, and the text after the prompt; read once, so that signature and scores agree."""
         return find_template(HPSV3_INSTRUCTION, self.template), find_template(HPSV3_SUFFIX, self.template)
 
     def signature_fields(self) -> dict[str, str]:
         return {
-            "weights": files_digest(self._local()) or self.card.revision,
+            "weights": files_digest(self._local_files()) or self.card.revision,
             "positions": self.positions,
             "processor": checkpoint_id(self.processor, images=True, config=True),
-            "template": "+".join(dict.fromkeys(text.origin for text in self.wording)),
+            "template": "+".join(dict.fromkeys(text.origin for text in self.prompt_template)),
         }
 
     def local_path(self) -> Path | None:
-        """The weights' file or folder; None where it, or the tokenizer, is absent."""
-        if not (files := self._local()) or not vocabulary_files(self.processor):
+        """The weights' file or folder; None if it, or the tokenizer, is absent."""
+        if not (files := self._local_files()) or not vocabulary_files(self.processor):
             return None
         return files[0] if self._folder is None else self._folder
 
     def prefetch(self) -> Path:
         files = self._files()
         self._parts()
-        _ = self.wording
+        _ = self.prompt_template
         return files[0] if self._folder is None else self._folder
 
     @property
     def _folder(self) -> Path | None:
-        """`weights` where it is a folder."""
+        """`weights` if it is a folder."""
         path = None if self.weights is None else Path(self.weights).expanduser()
         return path if path is not None and path.is_dir() else None
 
-    def _local(self) -> list[Path]:
-        """The weights on this machine: a file, or the shards of a folder; empty where they are absent."""
+    def _local_files(self) -> list[Path]:
+        """The weights on this machine: a file, or the shards of a folder; empty if they are absent."""
         if self._folder is not None:
             return weights_files(self._folder)
         path = local_weights(self.card, self.weights)
@@ -107,7 +107,7 @@ class HPSv3Extractor(PixelExtractor):
     def _files(self) -> list[Path]:
         if self._folder is None:
             return [find_weights(self.card, self.weights)]
-        if not (files := self._local()):
+        if not (files := self._local_files()):
             raise MissingWeights(
                 f"`weights` for HPSv3 must be a file, or a folder with model.safetensors.index.json and all shards that"
                 f" it names, got {self.weights!r}"
@@ -151,19 +151,21 @@ class HPSv3Extractor(PixelExtractor):
         )
 
     def prepare(self, images: Tensor) -> list[Tensor]:
-        return [smart_resized(image, min_pixels=_PIXELS, max_pixels=_PIXELS) for image in quantize(images)]
+        return [smart_resize_image(image, min_pixels=_PIXELS, max_pixels=_PIXELS) for image in quantize(images)]
 
     def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
-        """Scores (n, 2): mean and spread of the preference. ValueError for a prompt beyond the network's context."""
+        """Scores (n, 2): mean and spread of the preference. ValueError for a prompt beyond the context length."""
         images = features["pixels"]
         with full_precision(device):
             network = self.network(device)
-            turns = network.turns(prompts, *self.wording)
-            most = network.backbone.config.text_config.max_position_embeddings
+            turns = network.turns(prompts, *self.prompt_template)
+            context = network.backbone.config.text_config.max_position_embeddings
             for i, (image, turn) in enumerate(zip(images, turns, strict=True)):
-                length = len(turn) - 1 + image[0].numel() // FACTOR**2
-                if length > most:
-                    raise ValueError(f"`prompts[{i}]` makes a chat of {length} tokens, and HPSv3 reads at most {most}")
+                length = len(turn) - 1 + image[0].numel() // TOKEN_SIDE**2
+                if length > context:
+                    raise ValueError(
+                        f"`prompts[{i}]` makes a chat of {length} tokens, and HPSv3 reads at most {context}"
+                    )
             parts = run_in_batches(
                 lambda part: network(images[part], turns[part], self.positions), len(turns), self.max_batch
             )

@@ -1,4 +1,4 @@
-"""ImageReward v1.0: BLIP's image and text towers, and a head that turns the class token of a pair into a reward."""
+"""ImageReward v1.0: BLIP's image and text towers, and a head that maps the class token of a pair to a reward."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from lightning_imgmetrics.models.base.weights import ModelCard, find_weights, lo
 
 TOKENIZER = "bert-base-uncased"
 _REWARD_MEAN, _REWARD_STD = 0.16717362830052426, 1.0333394966054072
-_LENGTH, _HEAD_WIDTH = 35, 64  # tokens of a text, [CLS] and [SEP] included; numbers of an attention head
-_MLP = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}  # what its layers return; dropout lies between, no activation
+_LENGTH, _HEAD_WIDTH = 35, 64  # tokens of a text, with [CLS] and [SEP]; width of an attention head
+_MLP = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}  # output widths by index; dropout between, no activation
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
-# What the names of a part begin with here and in the file; then what differs inside of the image tower.
+# Prefixes of the names of each part, here and in the file; then the names that differ within the image tower.
 _PARTS = {"vision.": "blip.visual_encoder.", "text.": "blip.text_encoder.", "mlp.": "mlp.layers."}
 _VISION = {
     "embeddings.class_embedding": "cls_token",
@@ -62,10 +62,10 @@ class _ImageReward(nn.Module):
 class ImageRewardExtractor(Extractor):
     """Layer "tokens": the image tokens (n, 1 + patches, d), which the text tower reads together with a prompt.
 
-    `weights`: a file in the layout of `ImageReward.pt`; sizes are read off its tensors. `tokenizer`: the folder or hub
-    id of BERT's uncased tokenizer. Images are quantized to 8 bits, resized as by PIL (short side, bicubic), and cropped
-    to the middle square. Texts are read up to 35 tokens, and what looks like a special token in them as letters.
-    `dtype` is that of the towers; the head runs in float32. Source: Xu et al. 2023.
+    `weights`: a file in the layout of `ImageReward.pt`; sizes follow from its tensors. `tokenizer`: the folder or hub
+    id of BERT's uncased tokenizer. Images are quantized to 8 bits, resized as by PIL (short side, bicubic), and center
+    cropped. Texts are truncated to 35 tokens, and special tokens in them are read as plain characters. `dtype` is that
+    of the towers; the head runs in float32. Source: Xu et al. 2023.
     """
 
     weights: str | None = None
@@ -85,13 +85,13 @@ class ImageRewardExtractor(Extractor):
         tensors = {k: x for k, x in load_tensors(self.card, path).items() if not k.startswith(_UNUSED)}
         vision, text = blip_configs({key: x.shape for key, x in tensors.items()}, str(path))
         with torch.device("meta"):
-            frame = _ImageReward(BlipVisionModel(vision), BlipTextModel(text, False), _mlp(text.hidden_size))
-        parts = _by_part(tensors, frame, str(path))
+            skeleton = _ImageReward(BlipVisionModel(vision), BlipTextModel(text, False), _mlp(text.hidden_size))
+        parts = _by_part(tensors, skeleton, str(path))
         eager = {"attn_implementation": "eager"}
         return _ImageReward(
             build_pretrained(BlipVisionModel, vision, parts["vision."], str(path), **eager),
             build_pretrained(BlipTextModel, text, parts["text."], str(path), add_pooling_layer=False, **eager),
-            set_parameters(frame.mlp, parts["mlp."], str(path)),
+            set_parameters(skeleton.mlp, parts["mlp."], str(path)),
             _tokenizer(self.tokenizer, text.vocab_size),
         )
 
@@ -110,10 +110,10 @@ class ImageRewardExtractor(Extractor):
         return {"tokens": network.vision(pixel_values=x, return_dict=True).last_hidden_state}
 
     def dim(self, layer: str) -> int:
-        raise ShapeError("ImageReward's image tokens are no feature vectors: choose another network")
+        raise ShapeError("ImageReward's image tokens are not feature vectors: choose another network")
 
     def score(self, features: Features, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, int]:
-        """Image tokens (n, t, d) and n prompts -> rewards (n,), about N(0, 1), and how many prompts were truncated."""
+        """Image tokens (n, t, d) and n prompts -> rewards (n,), about N(0, 1), and the number of truncated prompts."""
         network, images = self.network(device), features["tokens"]
         tokenize = functools.partial(network.tokenizer, list(prompts), split_special_tokens=True, verbose=False)
         texts = tokenize(padding="max_length", truncation=True, max_length=_LENGTH, return_tensors="pt").to(device)
@@ -141,7 +141,7 @@ class ImageRewardExtractor(Extractor):
 def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any, Any]:
     """The `BlipVisionConfig` and `BlipTextConfig` of a file whose tensors have these `shapes`; heads are 64 wide.
 
-    WeightsMismatch where the tensors that tell the sizes are missing or of another kind.
+    WeightsMismatch if the tensors that determine the sizes are missing or have other axes.
     """
     from transformers import BlipTextConfig, BlipVisionConfig
 
@@ -168,18 +168,18 @@ def blip_configs(shapes: Mapping[str, Sequence[int]], source: str) -> tuple[Any,
         hidden_act="gelu",
         layer_norm_eps=1e-12,
         pad_token_id=0,
-        is_decoder=True,  # or it would have no cross-attention; each call still masks as an encoder does
+        is_decoder=True,  # for cross-attention; each call still masks as an encoder does
     )
     return vision, text
 
 
 def _require_sizes(shapes: Mapping[str, Sequence[int]], source: str) -> None:
     require_fit(source, missing=_AXES.keys() - shapes.keys(), unexpected=(), misshaped=())
-    unlike = [f"{key} is {tuple(shapes[key])}" for key, axes in _AXES.items() if len(shapes[key]) != axes]
+    wrong = [f"{key} is {tuple(shapes[key])}" for key, axes in _AXES.items() if len(shapes[key]) != axes]
     widths = shapes[_POSITIONS][-1], shapes[_WORDS][-1]
-    if unlike or any(width % _HEAD_WIDTH for width in widths):
-        odd = "; ".join(unlike) or f"widths {widths}, which must be multiples of {_HEAD_WIDTH}"
-        raise WeightsMismatch(f"{source} does not fit BLIP's two towers: {odd}")
+    if wrong or any(width % _HEAD_WIDTH for width in widths):
+        problem = "; ".join(wrong) or f"widths {widths}, which must be multiples of {_HEAD_WIDTH}"
+        raise WeightsMismatch(f"{source} does not fit BLIP's two towers: {problem}")
 
 
 def _mlp(width: int) -> nn.Sequential:
@@ -191,9 +191,9 @@ def _depth(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
     return len({key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)})
 
 
-def _by_part(tensors: Mapping[str, Tensor], frame: nn.Module, source: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file under the names of either part of `frame`; WeightsMismatch lists the file's own names."""
-    named = {_public(key): (key, x.shape) for key, x in frame.state_dict().items()}
+def _by_part(tensors: Mapping[str, Tensor], skeleton: nn.Module, source: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file by part of `skeleton`, renamed; WeightsMismatch lists the file's own names."""
+    named = {_published_name(key): (key, x.shape) for key, x in skeleton.state_dict().items()}
     require_fit(
         source,
         missing=named.keys() - tensors.keys(),
@@ -210,7 +210,7 @@ def _by_part(tensors: Mapping[str, Tensor], frame: nn.Module, source: str) -> di
     }
 
 
-def _public(key: str) -> str:
+def _published_name(key: str) -> str:
     """The name in the file of a parameter of `_ImageReward`."""
     part, dot, rest = key.partition(".")
     for ours, theirs in _VISION.items() if part == "vision" else ():

@@ -623,7 +623,7 @@ def test_a_wording_of_ones_own(
     assert metric.signature().fields["template"] == "+".join(digests)
     chat = f"{BEFORE}<|image_pad|><|vision_end|>" + instruction.replace("{text_prompt}", "a cat") + suffix + BEHIND
     network = metric.extractor.network(torch.device("cpu"))
-    (turn,) = network.turns(["a cat"], *metric.extractor.wording)
+    (turn,) = network.turns(["a cat"], *metric.extractor.prompt_template)
     assert turn.tolist() == reference.tokenizer(chat)["input_ids"]
     metric.update(images=images[0], prompts="a cat")
     assert abs(metric.compute().item() - reference(images[0], "a cat")[0].item()) > 1e-3
@@ -636,5 +636,5 @@ def test_features_need_no_network(tmp_path: Path) -> None:
     pixels = extractor(batches, ("pixels",), torch.device("cpu"))["pixels"]
     assert [tuple(x.shape) for x in pixels] == [(3, 336, 644), (3, 336, 644), (3, 448, 448)]
     assert {x.dtype for x in pixels} == {torch.uint8}
-    with pytest.raises(ShapeError, match="no feature vectors"):
+    with pytest.raises(ShapeError, match="not feature vectors"):
         extractor.dim("pixels")

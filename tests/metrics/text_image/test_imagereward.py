@@ -311,7 +311,7 @@ def test_bad_input(weights: str, tokenizer: str) -> None:
         metric.update(images=images, prompts=["a cat"])
     with pytest.raises(UnknownName, match="dtype"):
         ImageReward(weights=weights, tokenizer=tokenizer, dtype="float16")
-    with pytest.raises(ShapeError, match="no feature vectors"):
+    with pytest.raises(ShapeError, match="not feature vectors"):
         metric.extractor.dim("tokens")
 
 

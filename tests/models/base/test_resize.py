@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from transformers.models.qwen2_vl import image_processing_qwen2_vl as qwen
 
 from lightning_imgmetrics.errors import ShapeError
-from lightning_imgmetrics.models.scorers.smart_resize import smart_resize, smart_resized
+from lightning_imgmetrics.models.base.resize import smart_resize, smart_resize_image
 
 AREA = 256 * 28 * 28
 SIDES = st.tuples(st.integers(1, 4000), st.integers(1, 4000)).filter(lambda s: max(s) <= 200 * min(s))
@@ -103,7 +103,7 @@ def test_pixels_are_those_of_pillow(size: tuple[int, int]) -> None:
     """One level off in a pixel of thousands: Pillow's weights have 22 bits and ours float32's 24."""
     image = random_images(1, size, seed=3)[0]
     image = (image // 128 * 255) if size == (300, 320) else image  # hard edges: bicubic overshoots
-    ours = smart_resized(image, min_pixels=AREA, max_pixels=AREA)
+    ours = smart_resize_image(image, min_pixels=AREA, max_pixels=AREA)
     off = (ours.int() - by_pillow(image).int()).abs()
     assert ours.dtype == torch.uint8
     assert off.max() <= 1
@@ -113,7 +113,7 @@ def test_pixels_are_those_of_pillow(size: tuple[int, int]) -> None:
 def test_where_pixels_lie_halfway_more_of_them_are_one_level_off() -> None:
     """256 -> 448 has weights of few digits, so that exact halves are common."""
     image = random_images(1, 256, seed=3)[0]
-    off = (smart_resized(image, min_pixels=AREA, max_pixels=AREA).int() - by_pillow(image).int()).abs()
+    off = (smart_resize_image(image, min_pixels=AREA, max_pixels=AREA).int() - by_pillow(image).int()).abs()
     assert off.max() <= 2
     assert off.float().mean() < 0.01
 
@@ -121,4 +121,4 @@ def test_where_pixels_lie_halfway_more_of_them_are_one_level_off() -> None:
 def test_an_image_of_that_size_is_left_alone() -> None:
     for size in ((448, 448), (224, 896), (896, 224)):
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(smart_resized(image, min_pixels=AREA, max_pixels=AREA), image)
+        assert torch.equal(smart_resize_image(image, min_pixels=AREA, max_pixels=AREA), image)
