@@ -63,11 +63,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def arguments(key: str, places: dict[str, str]) -> dict[str, Any]:
     return {
-        "clip_score": {"model_name_or_path": places["clip"]},
-        "siglip_score": {"model": places["siglip"]},
-        "bioclip_score": {"model": places["open_clip"]},
-        "pickscore": {"model": places["clip"]},
-        "hpsv2": {"model": places["clip"], "weights": places["hps"]},
+        "clip_score": {"network": places["clip"]},
+        "siglip_score": {"network": places["siglip"]},
+        "bioclip_score": {"network": places["open_clip"]},
+        "pickscore": {"network": places["clip"]},
+        "hpsv2": {"network": places["clip"], "weights": places["hps"]},
     }[key]
 
 
@@ -367,13 +367,13 @@ def test_offload(places: dict[str, str], tmp_path: Path, key: str, per_prompt: b
     size = sum(x.numel() * x.element_size() for x in loaded.parameters())
     assert size > 30_000
     assert live_bytes() >= start + size
-    assert loaded in networks.TEXTS
-    alive, texts = weakref.ref(loaded), len(networks.TEXTS)
+    assert loaded in networks.TEXT_CACHE
+    alive, texts = weakref.ref(loaded), len(networks.TEXT_CACHE)
     del loaded
     value = metric.compute()
     assert live_bytes() - start < 2_000  # the scores
     assert alive() is None
-    assert len(networks.TEXTS) == texts - 1
+    assert len(networks.TEXT_CACHE) == texts - 1
     assert (metric.extractor.key, CPU) not in networks.NETWORKS
     metric.reset()
     metric.update(images=images, prompts=TEXTS, ids=range(4))
@@ -383,7 +383,7 @@ def test_offload(places: dict[str, str], tmp_path: Path, key: str, per_prompt: b
 
 def test_score_offloads_too(places: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "clip").symlink_to(places["clip"])
-    given = {"images": random_images(4, SIDE), "prompts": TEXTS, "model": str(tmp_path / "clip")}
+    given = {"images": random_images(4, SIDE), "prompts": TEXTS, "network": str(tmp_path / "clip")}
     start = live_bytes()
     found = score("pickscore", offload=True, **given)
     assert live_bytes() - start < 2_000
@@ -475,7 +475,7 @@ def test_what_is_remembered_is_bounded(watched: Any, monkeypatch: pytest.MonkeyP
     extractor = ClipExtractor(watched)
     found, _ = extractor.embed_text([*TEXTS, "a dog", "the dog"], CPU)
     assert len(found) == 6  # more than fit are still all embedded
-    kept = networks.TEXTS[extractor.network(CPU)]
+    kept = networks.TEXT_CACHE[extractor.network(CPU)]
     assert [text for _, text in kept] == [TEXTS[3], "a dog", "the dog"]
     assert all(row.untyped_storage().nbytes() == row.numel() * 4 for row, _ in kept.values())
     extractor.embed_text([TEXTS[3]], CPU)
