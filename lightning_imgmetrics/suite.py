@@ -24,9 +24,31 @@ from lightning_imgmetrics.registry import metric
 class MetricSuite(Members):
     """A `MetricCollection` that runs each network once per batch and hands its features to all metrics that use it.
 
-    `metrics`: keys of `METRICS` or of `PRESETS`, a mapping of names to metrics, or metrics (named by their key). Float
-    images are quantized to 8 bits first, so that samples score the same in memory and as the PNG files they become.
-    Raises UnknownName for a key that is not in the table.
+    Float images are quantized to 8 bits first, so that samples score the same in memory and as the PNG files they
+    become. Metrics that keep the same of the same network keep it once. `save`, `load` and `merge` make shards, resumed
+    runs and ranks one number.
+
+    Args:
+        metrics: keys of `METRICS` or of `PRESETS`, a mapping of names to metrics, or metrics (named by their key).
+        value_range: what float images hold, (low, high).
+
+    Returns:
+        `compute`: name -> value. `results`: name -> `Result`, with count, interval and signature.
+
+    Raises:
+        UnknownName: a key that is not in the table.
+        ValueError: two metrics of one name.
+        TypeError: a metric of another package, or at `update` an input that a metric needs and that is missing.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import CLIPScore, FrechetDistance, MetricSuite
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> suite = MetricSuite([FrechetDistance("digits-clip"), CLIPScore("digits-clip")])
+        >>> suite.update_reference(images[:4])
+        >>> suite.update(images[4:], prompts="a handwritten seven")
+        >>> {name: round(float(value), 3) for name, value in suite.compute().items()}
+        {'clip_score': 21.621, 'fd_digits_clip': 6.519}
     """
 
     def __init__(

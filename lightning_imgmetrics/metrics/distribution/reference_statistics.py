@@ -56,9 +56,33 @@ class Entry:
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """What distribution metrics keep of a reference: moments and features by network, protocol and layer.
+    """What distribution metrics keep of a reference, as a file: moments and features by network, protocol and layer.
 
-    `n` images (None if the file does not say); `content` identifies their pixels where it is known.
+    Measured once with `of` (or `MetricSuite.reference`) and saved, or read from a published file with `load`;
+    `MetricSuite.update_reference` takes it in place of the reference images, and gives the value that they give.
+
+    Args:
+        entries: the states, each with the network that it was measured with.
+        n: the number of images; None if the file does not say.
+        content: what identifies their pixels, where it is known.
+
+    Raises:
+        SignatureMismatch: at `fill`, where a metric measures in another way; at `load`, where a protocol is missing.
+        IncompatibleStates: at `load`, for a damaged file or one that holds no statistics.
+        NotEnoughSamples: at `of`, for metrics without a reference.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import FrechetDistance, MetricSuite, ReferenceStatistics
+        >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        >>> metric = FrechetDistance("digits-clip")
+        >>> metric.update(images[:4], real=True)
+        >>> ReferenceStatistics.of([metric]).save("reference.safetensors")
+        >>> suite = MetricSuite({"fd": FrechetDistance("digits-clip")})
+        >>> suite.update_reference(ReferenceStatistics.load("reference.safetensors"))
+        >>> suite.update(images[4:])
+        >>> round(float(suite.compute()["fd"]), 3)
+        6.519
     """
 
     entries: tuple[Entry, ...]
