@@ -54,12 +54,12 @@ def layout_of(benchmark: str, images: str | Path, questions: str | Path, *, alph
     """
     if benchmark not in _LAYOUTS:
         raise UnknownName("benchmark", benchmark, _LAYOUTS)
-    found, prompts, sources, missing = _LAYOUTS[benchmark](Path(images).expanduser(), Path(questions).expanduser())
-    if not found:
+    entries, prompts, sources, missing = _LAYOUTS[benchmark](Path(images).expanduser(), Path(questions).expanduser())
+    if not entries:
         some = ", ".join(map(repr, missing[:3]))
         raise ShapeError(f"no image of {benchmark} lies in {images}: expected {some} and {len(missing)} in all")
     source = ListedImages(sources, alpha=alpha) if sources else None
-    return Layout(ListedImages(found, alpha=alpha), prompts, source, missing)
+    return Layout(ListedImages(entries, alpha=alpha), prompts, source, missing)
 
 
 _Listed = tuple[list[tuple[str, Any]], list[str], list[tuple[str, Any]], list[str]]
@@ -84,9 +84,9 @@ def _text(images: Path, questions: Path) -> _Listed:
 
 
 def _geneval(images: Path, questions: Path) -> _Listed:
-    found = geneval_images(images, read_geneval(questions))
-    listed = [(item.file, images / item.file) for item in found.items]
-    return listed, [item.prompt.prompt for item in found.items], [], list(found.missing)
+    layout_images = geneval_images(images, read_geneval(questions))
+    listed = [(item.file, images / item.file) for item in layout_images.items]
+    return listed, [item.prompt.prompt for item in layout_images.items], [], list(layout_images.missing)
 
 
 def _gedit(images: Path, questions: Path) -> _Listed:

@@ -63,11 +63,11 @@ class Query:
         elif not problem:
             value = self.parse(raw)
             problem = "" if value is not None else f"unreadable answer: {str(raw)[:200]!r}"
-        given = answer.answered or not answer.problem
+        is_answer = answer.answered or not answer.problem
         return ParsedAnswer(
             value,
-            previous.answered + given,
-            previous.unparsed + (given and value is None),
+            previous.answered + is_answer,
+            previous.unparsed + (is_answer and value is None),
             problem,
             _after_thoughts(answer.text) if is_text and answer.text is not None else answer.probability,
             previous.tries + 1,

@@ -64,9 +64,9 @@ class VerdictMetric(ScoreMetric):
         self.log = VerdictLog()
 
     def columns(self) -> tuple[Column, ...]:
-        asked = () if self.protocol is None else self.protocol.columns()
+        judge_columns = () if self.protocol is None else self.protocol.columns()
         own = Column("not_applicable", "mark"), Column("n_failed", "detail", logged=True)
-        return (*asked, *own, *super().columns())
+        return (*judge_columns, *own, *super().columns())
 
     @abstractmethod
     def verdicts(self, samples: Sequence[Sample]) -> list[Verdict]:

@@ -119,7 +119,7 @@ def images_of(folder: str | Path, names: Iterable[str]) -> tuple[dict[str, Path]
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UnreadableImage(f"`folder` must be a folder of images, got {str(folder)!r}")
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     missing = []
     listings: dict[Path, dict[str, list[Path]]] = {}
     for name in dict.fromkeys(names):
@@ -130,10 +130,10 @@ def images_of(folder: str | Path, names: Iterable[str]) -> tuple[dict[str, Path]
         if len(files) > 1:
             raise UnreadableImage(f"one image must be named {name!r}, got {files[0]} and {files[1]}")
         if files:
-            found[name] = files[0]
+            by_name[name] = files[0]
         else:
             missing.append(name)
-    return found, missing
+    return by_name, missing
 
 
 def _gedit_dataset(source: Path | str) -> Any:

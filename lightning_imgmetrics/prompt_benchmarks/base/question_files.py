@@ -120,12 +120,12 @@ def read_dpg(path: str | Path, *, skip_first_row: bool = False) -> DpgQuestions:
     _refuse_two_texts("text", [(q.item_id, q.text) for q in questions], rows)
     lost = {questions[0].item_id} if skip_first_row else set()
     questions, rows = questions[skip_first_row:], rows[skip_first_row:]
-    known = {(q.item_id, q.proposition) for q in questions}
-    lacking = [[parent for parent in q.parents if (q.item_id, parent) not in known] for q in questions]
+    propositions = {(q.item_id, q.proposition) for q in questions}
+    lacking = [[parent for parent in q.parents if (q.item_id, parent) not in propositions] for q in questions]
     for question, row, parents in zip(questions, rows, lacking, strict=True):
         if parents and not skip_first_row:
             row.refuse("dependency", f"name propositions of item {question.item_id!r}, which has no {parents[0]}")
-    _refuse_cycles(questions, rows, known)
+    _refuse_cycles(questions, rows, propositions)
     failing = {question.item_id for question, parents in zip(questions, lacking, strict=True) if parents}
     dropped = failing | (lost - {question.item_id for question in questions})
     return DpgQuestions([q for q in questions if q.item_id not in dropped], tuple(sorted(dropped)))
@@ -147,8 +147,8 @@ def _dpg(row: Row) -> DpgQuestion:
     if len(proposition) != 1 or proposition[0] < 1:
         row.refuse("proposition_id", "be an integer from 1")
     parents = tuple(parent for parent in _integers(row, "dependency") if parent != 0)
-    asked = row.text("tuple"), row.text("question_natural_language")
-    return DpgQuestion(row.name("item_id"), texts[0], proposition[0], parents, texts[1], texts[2], *asked)
+    check = row.text("tuple"), row.text("question_natural_language")
+    return DpgQuestion(row.name("item_id"), texts[0], proposition[0], parents, texts[1], texts[2], *check)
 
 
 def _integers(row: Row, column: str) -> list[int]:
@@ -166,11 +166,11 @@ def _refuse_two_texts(column: str, pairs: Sequence[tuple[str, str]], rows: Seque
             row.refuse(column, f"be {shown(first[name])} as in the first row of {name!r}")
 
 
-def _refuse_cycles(questions: Sequence[DpgQuestion], rows: Sequence[Row], known: set[tuple[str, int]]) -> None:
+def _refuse_cycles(questions: Sequence[DpgQuestion], rows: Sequence[Row], propositions: set[tuple[str, int]]) -> None:
     graphs: dict[str, dict[int, list[int]]] = {}
     where: dict[tuple[str, int], Row] = {}
     for q, row in zip(questions, rows, strict=True):
-        here = [parent for parent in q.parents if (q.item_id, parent) in known]
+        here = [parent for parent in q.parents if (q.item_id, parent) in propositions]
         graphs.setdefault(q.item_id, {})[q.proposition] = here
         where[q.item_id, q.proposition] = row
     for item, graph in graphs.items():

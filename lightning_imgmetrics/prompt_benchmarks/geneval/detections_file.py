@@ -24,15 +24,15 @@ def read_detections(path: str | Path) -> dict[str, list[Detection]]:
     are what was found, without masks and colors; its images are called NNNNN/samples/KKKK.png then.
     UnreadableQuestions, with the line, for all else, an image that comes twice, and no image at all.
     """
-    found: dict[str, list[Detection]] = {}
+    by_image: dict[str, list[Detection]] = {}
     for where, row in json_values(Path(path).expanduser()):
         name, detections = placed(_image, row, where)
-        if name in found:
+        if name in by_image:
             raise UnreadableQuestions(f"{where}: the image {name!r} comes twice")
-        found[name] = detections
-    if not found:
+        by_image[name] = detections
+    if not by_image:
         raise UnreadableQuestions(f"{path} holds the detections of no image")
-    return found
+    return by_image
 
 
 def _image(row: Any) -> tuple[str, list[Detection]]:
@@ -49,14 +49,14 @@ def _published(name: str, details: Any) -> tuple[str, list[Detection]]:
     details = parsed(details) if isinstance(details, str) else details
     if not isinstance(details, dict) or not all(isinstance(boxes, list) for boxes in details.values()):
         raise UnreadableQuestions(f'"details" must be an object with boxes by class, got {str(details)[:80]}')
-    found = []
+    objects = []
     for label, boxes in details.items():
         for box in boxes:
             if not isinstance(box, list) or len(box) != 5 or not all(type(x) in (int, float) for x in box):
                 raise UnreadableQuestions(f"a box of {label!r} must be [x0, y0, x1, y1, score], got {str(box)[:80]}")
-            found.append(Detection(_label(label), float(box[4]), tuple(map(float, box[:4]))))  # type: ignore[arg-type]
+            objects.append(Detection(_label(label), float(box[4]), tuple(map(float, box[:4]))))  # type: ignore[arg-type]
     in_layout = _LAYOUT.search(name)
-    return (in_layout[1] if in_layout else name), found
+    return (in_layout[1] if in_layout else name), objects
 
 
 def _detection(stored: Any, place: int) -> Detection:

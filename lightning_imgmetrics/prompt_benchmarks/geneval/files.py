@@ -75,9 +75,9 @@ def _prompt_of(folder: Path, expected: GenEvalPrompt | None) -> GenEvalPrompt:
         if expected is not None:
             return expected
         raise UnreadableQuestions(f"{path} cannot be read: there is no such file")
-    found = read_geneval(path)
-    if len(found) > 1 or expected not in (None, found[0]):
-        told = f"{len(found)} of them" if len(found) > 1 else repr(found[0].prompt)
-        wanted = "one prompt" if expected is None else f"that of its number, {expected.prompt!r}"
-        raise UnreadableQuestions(f"{path} must hold {wanted}, got {told}")
-    return found[0]
+    prompts_here = read_geneval(path)
+    if len(prompts_here) > 1 or expected not in (None, prompts_here[0]):
+        got = f"{len(prompts_here)} of them" if len(prompts_here) > 1 else repr(prompts_here[0].prompt)
+        requirement = "one prompt" if expected is None else f"that of its number, {expected.prompt!r}"
+        raise UnreadableQuestions(f"{path} must hold {requirement}, got {got}")
+    return prompts_here[0]

@@ -145,8 +145,8 @@ class GenEval(VerdictMetric):
         objects = select(detections, prompt.tag, rules=self.rules)
         colors = None if self.classifier is None else partial(self._colors, self.classifier, sample.image)
         correct, reason = check(prompt, objects, margin=self.rules.margin, colors=colors)
-        found = {label: [[*one.box, one.score] for one in some] for label, some in objects.items()}
-        return Verdict(float(correct), {}, reason, [{**about, "score": float(correct), "found": found}])
+        boxes = {label: [[*one.box, one.score] for one in some] for label, some in objects.items()}
+        return Verdict(float(correct), {}, reason, [{**about, "score": float(correct), "found": boxes}])
 
     def _colors(self, classifier: ColorClassifier, image: Tensor, detections: Sequence[Detection]) -> list[str]:
         unknown = [detection for detection in detections if detection.color is None]
@@ -208,27 +208,27 @@ def _requirements(prompt: GenEvalPrompt) -> dict[str, Any]:
 
 def _by_id(detections: str | Path | Mapping[Any, Sequence[Detection]], names: Sequence[str] | None) -> Found:
     """Detections by sample id, from those by id or by name."""
-    given = read_detections(detections) if isinstance(detections, str | Path) else detections
-    if not isinstance(given, Mapping):
-        raise TypeError(f"`detections` must be a file or a mapping of images, got {type(given).__name__}")
-    for name, some in given.items():
+    by_name = read_detections(detections) if isinstance(detections, str | Path) else detections
+    if not isinstance(by_name, Mapping):
+        raise TypeError(f"`detections` must be a file or a mapping of images, got {type(by_name).__name__}")
+    for name, some in by_name.items():
         if not isinstance(some, Sequence) or not all(isinstance(one, Detection) for one in some):
             raise TypeError(f"`detections` must hold a list of Detection for each image, got {some!r:.80} for {name!r}")
     if names is not None:
-        found = {i: given[name] for i, name in enumerate(names) if name in given}
-        if not found:
+        entries = {i: by_name[name] for i, name in enumerate(names) if name in by_name}
+        if not entries:
             raise ValueError(
-                f"`names` must be those in `detections`, such as {next(iter(given), None)!r}, got none of them:"
+                f"`names` must be those in `detections`, such as {next(iter(by_name), None)!r}, got none of them:"
                 f" {list(names[:3])}"
             )
-        return found
-    ids = {name: int(name) for name in given if str(name).isdecimal()}
-    if len(set(ids.values())) < len(given):
-        odd = next((name for name in given if name not in ids), None)
+        return entries
+    ids = {name: int(name) for name in by_name if str(name).isdecimal()}
+    if len(set(ids.values())) < len(by_name):
+        odd = next((name for name in by_name if name not in ids), None)
         raise ValueError(
             f"`names` is needed: `detections` must be by sample id, got {'two of one id' if odd is None else repr(odd)}"
         )
-    return {ids[name]: some for name, some in given.items()}
+    return {ids[name]: some for name, some in by_name.items()}
 
 
 def _detector(detector: DetectorExtractor | str, rules: Rules) -> DetectorExtractor:

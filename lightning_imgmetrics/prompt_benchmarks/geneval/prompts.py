@@ -59,14 +59,14 @@ class GenEvalPrompt:
                 raise UnreadableQuestions(f'"{name}" must be a list, got {str(clauses)[:80]}')
         if not include and not exclude:
             raise UnreadableQuestions('asks for nothing: "include" and "exclude" are empty')
-        asked = tuple(_clause(x, i, _INCLUDE) for i, x in enumerate(include))
-        return cls(row["prompt"], row["tag"], asked, tuple(_clause(x, 0, _EXCLUDE) for x in exclude))
+        required = tuple(_clause(x, i, _INCLUDE) for i, x in enumerate(include))
+        return cls(row["prompt"], row["tag"], required, tuple(_clause(x, 0, _EXCLUDE) for x in exclude))
 
 
-def _clause(row: Any, place: int, known: set[str]) -> Clause:
+def _clause(row: Any, place: int, allowed: set[str]) -> Clause:
     """The clause number `place`: its target must be one before it."""
-    if not isinstance(row, Mapping) or not row.keys() <= known:  # what is not known would not be checked
-        raise UnreadableQuestions(f"a clause must be an object with {', '.join(sorted(known))}, got {str(row)[:80]}")
+    if not isinstance(row, Mapping) or not row.keys() <= allowed:  # what is not known would not be checked
+        raise UnreadableQuestions(f"a clause must be an object with {', '.join(sorted(allowed))}, got {str(row)[:80]}")
     label, count, color, position = (row.get(key) for key in ("class", "count", "color", "position"))
     if not isinstance(label, str) or label not in CLASSES:
         raise UnreadableQuestions(f'"class" must be one of the 80 object names of GenEval, got {label!r}')
@@ -85,6 +85,6 @@ def _clause(row: Any, place: int, known: set[str]) -> Clause:
     return Clause(label, count, color, None if position is None else (position[0], position[1]))
 
 
-def _require_one(key: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UnreadableQuestions(f'"{key}" must be one of {", ".join(known)}, got {value!r}')
+def _require_one(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UnreadableQuestions(f'"{key}" must be one of {", ".join(allowed)}, got {value!r}')

@@ -78,20 +78,20 @@ def judge(
 def select(detections: Sequence[Detection], tag: str, *, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:
     """class -> its detections that count for the task `tag`, the most certain first; equal scores keep their order."""
     threshold = rules.counting_threshold if tag == "counting" else rules.threshold
-    found: dict[str, list[Detection]] = defaultdict(list)
+    matches: dict[str, list[Detection]] = defaultdict(list)
     for detection in sorted(detections, key=lambda d: -d.score):
-        if detection.score > threshold and len(found[detection.label]) < rules.most:
-            found[detection.label].append(detection)
-    return {label: _apart(some, rules.max_overlap) for label, some in found.items() if some}
+        if detection.score > threshold and len(matches[detection.label]) < rules.most:
+            matches[detection.label].append(detection)
+    return {label: _apart(some, rules.max_overlap) for label, some in matches.items() if some}
 
 
 def _apart(detections: Sequence[Detection], max_overlap: float) -> list[Detection]:
     """Non-maximum suppression of what is sorted; also those that were dropped later count towards `most`."""
-    kept: list[Detection] = []
+    survivors: list[Detection] = []
     for detection in detections:
-        if max_overlap == 1 or all(box_overlap(one.box, detection.box) < max_overlap for one in kept):
-            kept.append(detection)
-    return kept
+        if max_overlap == 1 or all(box_overlap(one.box, detection.box) < max_overlap for one in survivors):
+            survivors.append(detection)
+    return survivors
 
 
 def box_overlap(a: Box, b: Box) -> float:
@@ -132,9 +132,9 @@ def check(
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []
     for clause in prompt.include:
-        found = objects.get(clause.label, ())[: clause.count]
-        reason = _missing(clause, found, colors) or _misplaced(clause, found, prompt.include, groups, margin)
-        groups.append(None if reason else found)
+        matches = objects.get(clause.label, ())[: clause.count]
+        reason = _missing(clause, matches, colors) or _misplaced(clause, matches, prompt.include, groups, margin)
+        groups.append(None if reason else matches)
         reasons += [reason] if reason else []
     for clause in prompt.exclude:
         if (n := len(objects.get(clause.label, ()))) >= clause.count:
@@ -142,28 +142,28 @@ def check(
     return Finding(not reasons, "; ".join(reasons))
 
 
-def _missing(clause: Clause, found: Sequence[Detection], colors: ColorsOf | None) -> str:
+def _missing(clause: Clause, matches: Sequence[Detection], colors: ColorsOf | None) -> str:
     """Why the objects are too few or of other colors; "" where they are not."""
-    if len(found) < clause.count:
-        return f"{clause.label}: expected {clause.count}, found {len(found)}"
+    if len(matches) < clause.count:
+        return f"{clause.label}: expected {clause.count}, found {len(matches)}"
     if clause.color is None:
         return ""
-    seen = [d.color for d in found] if colors is None else list(colors(found))
-    if len(seen) != len(found):
-        raise ShapeError(f"`colors` must name one color for each of {len(found)} detections, got {len(seen)}")
+    seen = [d.color for d in matches] if colors is None else list(colors(matches))
+    if len(seen) != len(matches):
+        raise ShapeError(f"`colors` must name one color for each of {len(matches)} detections, got {len(seen)}")
     if None in seen:
         raise ValueError(
             f"`colors` is needed: a {clause.color} {clause.label} is asked for, and its color is not known"
         )
     if seen.count(clause.color) >= clause.count:
         return ""
-    told = ", ".join(f"{seen.count(color)} {color}" for color in COLORS if color in seen)
-    return f"{clause.label}: expected {clause.count} {clause.color}, found {told}"
+    description = ", ".join(f"{seen.count(color)} {color}" for color in COLORS if color in seen)
+    return f"{clause.label}: expected {clause.count} {clause.color}, found {description}"
 
 
 def _misplaced(
     clause: Clause,
-    found: Sequence[Detection],
+    matches: Sequence[Detection],
     clauses: Sequence[Clause],
     groups: Sequence[Sequence[Detection] | None],
     margin: float,
@@ -175,12 +175,12 @@ def _misplaced(
     others = groups[target]
     if others is None:
         return f"{clause.label}: expected {relation} the {clauses[target].label}, which is not there as asked"
-    for one in found:
+    for one in matches:
         for other in others:
             relations = relative_position(one.box, other.box, margin=margin)
             if relation not in relations:
-                told = " and ".join(sorted(relations)) or "in no relation to"
-                return f"{clause.label}: expected {relation} the {clauses[target].label}, found {told} it"
+                description = " and ".join(sorted(relations)) or "in no relation to"
+                return f"{clause.label}: expected {relation} the {clauses[target].label}, found {description} it"
     return ""
 
 
@@ -191,12 +191,12 @@ def geneval_scores(correct: Sequence[bool | None], prompts: Sequence[GenEvalProm
     """
     if len(correct) != len(prompts):
         raise ShapeError(f"`prompts` must hold one entry per verdict, got {len(prompts)} for {len(correct)}")
-    judged = [(bool(c), p) for c, p in zip(correct, prompts, strict=True) if c is not None]
-    if not judged:
+    verdicts = [(bool(c), p) for c, p in zip(correct, prompts, strict=True) if c is not None]
+    if not verdicts:
         raise NotEnoughSamples("geneval", 0, 1, "no image has a verdict")
     by_task: dict[str, list[bool]] = {task: [] for task in TASKS}
     by_prompt: dict[GenEvalPrompt, bool] = {}
-    for right, prompt in judged:
+    for right, prompt in verdicts:
         by_task[prompt.tag].append(right)
         by_prompt[prompt] = by_prompt.get(prompt, False) or right
     tasks = {task: sum(rights) / len(rights) for task, rights in by_task.items() if rights}
@@ -204,7 +204,7 @@ def geneval_scores(correct: Sequence[bool | None], prompts: Sequence[GenEvalProm
         overall=sum(tasks.values()) / len(tasks),
         tasks=tasks,
         counts={task: len(by_task[task]) for task in tasks},
-        images=sum(right for right, _ in judged) / len(judged),
+        images=sum(right for right, _ in verdicts) / len(verdicts),
         prompts=sum(by_prompt.values()) / len(by_prompt),
-        n_failed=len(correct) - len(judged),
+        n_failed=len(correct) - len(verdicts),
     )

@@ -57,8 +57,8 @@ def quoted_texts(prompt: str) -> list[str]:
 
     Apostrophes ("it's", "the dogs' bowl") and inches (5") are none. Empty quotes are left out.
     """
-    found = (next(text for text in match.groups() if text is not None) for match in _QUOTED.finditer(prompt))
-    return [text.strip() for text in found if text.strip()]
+    quotes = (next(text for text in match.groups() if text is not None) for match in _QUOTED.finditer(prompt))
+    return [text.strip() for text in quotes if text.strip()]
 
 
 def read_text_targets(path: str | Path) -> list[TextTarget]:

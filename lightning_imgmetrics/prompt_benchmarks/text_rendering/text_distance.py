@@ -31,10 +31,10 @@ def word_accuracy(target: str, read: str, language: str = "en") -> float:
 
     What was read besides costs nothing, nor does the order. ValueRangeError for a target without a word.
     """
-    wanted, given = (Counter(_units(text, language)) for text in (target, read))
-    if not wanted:
+    target_words, read_words = (Counter(_units(text, language)) for text in (target, read))
+    if not target_words:
         raise ValueRangeError(f"`target` must hold a letter, digit or symbol, got {target!r}")
-    return (wanted & given).total() / wanted.total()
+    return (target_words & read_words).total() / target_words.total()
 
 
 def normalized_edit_distance(target: str, read: str, language: str = "en") -> float:
