@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.benchmark_references import DpgScores, dpg_scores
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
 from hypothesis import given, settings, strategies as st
@@ -272,27 +272,6 @@ def test_a_run_that_goes_on_asks_nothing_twice() -> None:
     assert values[0] == values[1]
     assert len(first.asked) == len(table)
     assert second.asked == []
-
-
-def of_rank(rank: int, size: int) -> Any:
-    questions, table = world_of(5, 6)
-    judge = scripted(table)
-    metric = DPGBench(questions, judge, grid=2, max_failed=1.0)
-    for i in range(rank, 6, size) if rank < 2 else ():
-        metric.update(images=[grid_of(i)], prompts=f"text {i}", ids=[i])
-    result = metric.result()
-    return result.value, result.details, metric.categories(), metric.missing(), len(judge.asked)
-
-
-def test_ranks_ask_each_question_once_and_agree(worlds: Worlds) -> None:
-    alone = of_rank(0, 1)
-    for size in (1, 2):
-        answers = worlds(size, of_rank)
-        assert all(answer[:4] == alone[:4] for answer in answers)
-        assert sum(answer[4] for answer in answers) == alone[4]
-    partial = worlds(3, of_rank)  # the third rank has no images
-    assert len({repr(answer[:4]) for answer in partial}) == 1
-    assert set(partial[0][3]) >= {"p_2", "p_5"}
 
 
 def test_samples_count_once_and_passes_share_a_suite() -> None:

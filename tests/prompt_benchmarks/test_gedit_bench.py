@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.benchmark_references import gedit_scores
 from helpers.judges import ScriptedJudge, qwen2_vl, texts_of
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import Tensor
 
-from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName, UnreadableQuestions
 from lightning_imgmetrics.judges.backends.local import LocalJudge
 from lightning_imgmetrics.judges.backends.question import Question
@@ -279,26 +277,6 @@ def test_a_run_that_goes_on_asks_nothing_twice() -> None:
         values.append(float(metric.compute()))
     assert values[0] == values[1]
     assert (len(first.asked), second.asked) == (20, [])
-
-
-def of_rank(rank: int, size: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the prompt viescore")
-        items, answers = world_of(5, 15)
-        judge = scripted(answers)
-        suite = MetricSuite([metric_of(items, judge)])
-        for i in range(rank, 15, size):
-            suite.update(flat(i), prompts=f"do {i}", source=flat(i), ids=[i])
-        result, metric = suite.results()["gedit_bench"], suite["gedit_bench"]
-    return result.value, result.details, metric.categories(), metric.missing(), len(judge.asked)
-
-
-def test_ranks_ask_each_question_once_and_agree(worlds: Worlds) -> None:
-    alone = of_rank(0, 1)
-    for size in (2, 3):
-        answers = worlds(size, of_rank)
-        assert all(answer[:4] == alone[:4] for answer in answers)
-        assert sum(answer[4] for answer in answers) == alone[4]
 
 
 def test_a_checkpoint_as_the_judge(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.benchmark_references import genai_scores
 from helpers.judges import ScriptedJudge, chance, texts_of
 from torch import Tensor
@@ -149,28 +148,6 @@ def test_similarity() -> None:
     assert matrix.tolist() == [[0.5, 0.5], [0.25, 0.25]]
     with pytest.raises(ValueError, match="'00007' of genai_bench is left out"):
         bench().similarity(images=images(2), prompts="prompt 7")
-
-
-def on_ranks(rank: int, size: int) -> tuple[float, dict[str, float], list[str]]:
-    metric = bench()
-    rows = [i for i in range(16) if i % size == rank and i % 8 != 6] + ([0] if rank == 1 else [])
-    if rank < 2:
-        metric.update(images=images(16)[rows], prompts=[PROMPTS[f"{i % 8:05d}"] for i in rows], ids=rows)
-    value = float(metric.compute())
-    return value, {k: c.value for k, c in metric.categories().items()}, metric.missing()
-
-
-def test_ranks_agree(worlds: Worlds) -> None:
-    for size in (3, 2, 1):
-        known = [i for i in range(16) if i % 8 not in (6, 7) and i % size < 2]
-        metric = bench()
-        metric.update(images=images(16)[known], prompts=[PROMPTS[f"{i % 8:05d}"] for i in known], ids=known)
-        expected = float(metric.compute())
-        for value, categories, missing in worlds(size, on_ranks):
-            assert value == pytest.approx(expected, rel=1e-12)
-            assert math.isfinite(value)
-            assert categories == pytest.approx({k: c.value for k, c in metric.categories().items()}, rel=1e-12)
-            assert missing == metric.missing() == ["00006"]
 
 
 def test_scores_are_of_single_images() -> None:

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from lightning_imgmetrics import MetricSuite, Result
+from lightning_imgmetrics.metrics.base.summary import Category
 
 N = 23
-Found = tuple[Result, list[str]]
+Outcome = tuple[Result, list[str], dict[str, Category], int]
 # transformers writes a checkpoint on one rank alone, and the detector's is made where it is used; detections are enough
 CASES = [case for case in judge_cases.JUDGED if case != "geneval"]
 
@@ -44,36 +45,42 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="the prompt ")
 
 
-def run_split(rank: int, size: int, split: str, batch: int, with_ids: bool) -> dict[str, Found]:
+def run_split(rank: int, size: int, split: str, batch: int, with_ids: bool) -> dict[str, Outcome]:
     answers = {}
     with warnings.catch_warnings():
         quiet()
         for case in CASES:
-            answers[case] = found(
+            answers[case] = outcome(
                 feed(judge_cases.make(case), case, share(rank, size, split), batch, with_ids=with_ids)
             )
     return answers
 
 
-def found(metric: Any) -> Found:
-    """The result, and which items of a benchmark have none."""
-    return metric.result(), metric.missing()
+def outcome(metric: Any) -> Outcome:
+    """The result, which items of a benchmark have none, its categories, and how many questions were asked."""
+    result = metric.result()
+    asked = 0 if metric.protocol is None else len(metric.judge.asked)
+    return result, metric.missing(), metric.categories(), asked
 
 
 @functools.cache
-def expected(with_ids: bool = True) -> dict[str, Found]:
+def expected(with_ids: bool = True) -> dict[str, Outcome]:
     return run_split(0, 1, "even", N, with_ids)
 
 
-def check(answers: list[dict[str, Found]], expected: dict[str, Found]) -> None:
-    for case, (whole, missing) in expected.items():
+def check(answers: list[dict[str, Outcome]], expected: dict[str, Outcome]) -> None:
+    for case, (whole, missing, categories, _) in expected.items():
         assert len({(of[case][0].value, of[case][0].n) for of in answers}) == 1, f"the ranks differ in {case}"
-        for result, theirs in (of[case] for of in answers):
+        for result, theirs, kinds, _ in (of[case] for of in answers):
             assert (result.n, result.signature, theirs) == (whole.n, whole.signature, missing), case
             assert result.value == pytest.approx(whole.value, rel=1e-12), case
             assert result.details == pytest.approx(whole.details, rel=1e-9, abs=1e-12), case
             assert (result.interval is None) == (whole.interval is None), case
             assert result.interval is None or result.interval == pytest.approx(whole.interval, rel=1e-9), case
+            assert {name: kind.n for name, kind in kinds.items()} == {name: of.n for name, of in categories.items()}
+            assert {name: kind.value for name, kind in kinds.items()} == pytest.approx(
+                {name: of.value for name, of in categories.items()}, rel=1e-12
+            )
 
 
 @pytest.mark.parametrize(
@@ -91,15 +98,18 @@ def check(answers: list[dict[str, Found]], expected: dict[str, Found]) -> None:
 def test_any_split_gives_the_same_result(worlds: Worlds, size: int, split: str, batch: int, with_ids: bool) -> None:
     with warnings.catch_warnings():
         quiet()
-        check(worlds(size, run_split, split, batch, with_ids), expected(with_ids))
+        answers = worlds(size, run_split, split, batch, with_ids)
+        check(answers, expected(with_ids))
+    for case, (*_, asked) in expected(with_ids).items():
+        assert sum(of[case][3] for of in answers) == asked, f"a question of {case} was asked twice, or not at all"
 
 
-def run_padded(rank: int, size: int, batch: int) -> dict[str, Found]:
+def run_padded(rank: int, size: int, batch: int) -> dict[str, Outcome]:
     rows = torch.tensor(list(DistributedSampler(range(N), num_replicas=size, rank=rank, shuffle=True, seed=2)))
     with warnings.catch_warnings():
         quiet()
         metrics = {case: feed(judge_cases.make(case), case, rows, batch) for case in CASES}
-        return {case: found(metric) for case, metric in metrics.items()}
+        return {case: outcome(metric) for case, metric in metrics.items()}
 
 
 @pytest.mark.parametrize(("size", "batch"), [(2, 1), (3, 64)])
@@ -110,7 +120,7 @@ def test_what_a_distributed_sampler_pads_with_does_not_count(worlds: Worlds, siz
         check(worlds(size, run_padded, batch), expected())
 
 
-def run_pool(rank: int, size: int) -> dict[str, Found] | None:
+def run_pool(rank: int, size: int) -> dict[str, Outcome] | None:
     with warnings.catch_warnings():
         quiet()
         answers = {}
@@ -118,7 +128,7 @@ def run_pool(rank: int, size: int) -> dict[str, Found] | None:
             metric = feed(judge_cases.make(case, sync_on_compute=False), case, share(rank, size, "ragged"), 6)
             metric.pool()
             if rank == 0:
-                answers[case] = found(metric)
+                answers[case] = outcome(metric)
             assert (metric._update_count == 0) == (rank > 0)
     return answers
 

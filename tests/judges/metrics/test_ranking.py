@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
 from hypothesis import given, settings, strategies as st
 from scipy.stats import kendalltau
@@ -290,21 +290,3 @@ def test_a_checkpoint_answers(tmp_path: Path) -> None:
     m.update(images=random_images(2, 28), rivals=random_images(2, 28, seed=1), prompts="a cat")
     result = m.result()
     assert (result.value, result.details["order_sensitivity"]) == (0.5, 1)
-
-
-def on_ranks(rank: int, size: int) -> tuple[float, dict[str, float], int]:
-    judge = ScriptedJudge(by_chance)
-    m = RankingJudge(judge, max_failed=1.0, retries=0)
-    for i in range(rank, N, size):
-        m.update(images=IMAGES[i : i + 1], rivals=RIVALS[i : i + 1], prompts=PROMPTS[i], ids=[i])
-    result = m.result()
-    return result.value, dict(result.details), len(judge.asked)
-
-
-def test_ranks(worlds: Worlds) -> None:
-    value, details, asked = on_ranks(0, 1)
-    assert asked == 2 * N
-    for size in (2, 3):
-        found = worlds(size, on_ranks)
-        assert [x[:2] for x in found] == [(value, details)] * size
-        assert sum(x[2] for x in found) == asked

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.judges import ScriptedJudge, chance, qwen2_vl, texts_of
 from helpers.qwen_judges import qwen_vl
-from torch import Tensor
 
 from lightning_imgmetrics import MetricSuite
 from lightning_imgmetrics.errors import JudgeFailed, ShapeError, UnknownName
@@ -291,26 +289,6 @@ def test_batches_duplicates_and_order(batch_size: int) -> None:
     assert parts.result().n == whole.result().n
     assert torch.equal(parts.scores()[1].nan_to_num(-1), whole.scores()[1].nan_to_num(-1))
     assert whole.scores()[1].unique().numel() > 3
-
-
-def shard(rank: int, size: int, images: Tensor) -> tuple[float, int, dict[str, float]]:
-    os.environ.pop("IMGMETRICS_WEIGHTS", None)  # as each test
-    metric = VIEScore(ScriptedJudge(drawn), max_failed=0.9)
-    bounds = [0, 1, 5, N] if size == 3 else [0, 4, N]
-    mine = range(N) if size == 1 else range(bounds[rank], bounds[rank + 1])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the prompt viescore-")
-        metric.update(images=images[mine.start : mine.stop], prompts=[f"prompt {i}" for i in mine], ids=mine)
-        result = metric.result()
-    return result.value, result.n, dict(result.details)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_ranks(worlds: Worlds, size: int) -> None:
-    images = random_images(N, 20)
-    value, n, details = shard(0, 1, images)
-    for other in worlds(size, shard, images):
-        assert other == (pytest.approx(value, abs=1e-12), n, pytest.approx(details, abs=1e-12))
 
 
 ANSWER = '{"score": [6, 8], "reasoning": "the hat is {red}"}'

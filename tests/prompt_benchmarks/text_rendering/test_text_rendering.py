@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds, random_images
+from conftest import random_images
 from helpers.judges import ScriptedJudge, qwen2_vl, texts_of
 from torch import Tensor
 
@@ -248,21 +248,3 @@ def test_a_run_that_goes_on_asks_nothing_twice() -> None:
         values.append(float(metric.compute()))
     assert values[0] == values[1]
     assert (len(first.asked), len(second.asked)) == (9, 0)
-
-
-def of_rank(rank: int, size: int) -> Any:
-    targets, texts = world_of(5)
-    judge = reading(texts)
-    metric = TextRendering(targets, judge, max_failed=1.0)
-    for i in range(rank, 9, size):
-        metric.update(images=flat(i), prompts=f"prompt {i}", ids=[i])
-    result = metric.result()
-    return result.value, result.details, metric.categories(), metric.missing(), len(judge.asked)
-
-
-def test_ranks_ask_each_question_once_and_agree(worlds: Worlds) -> None:
-    alone = of_rank(0, 1)
-    for size in (2, 3):
-        answers = worlds(size, of_rank)
-        assert all(answer[:4] == alone[:4] for answer in answers)
-        assert sum(answer[4] for answer in answers) == 9

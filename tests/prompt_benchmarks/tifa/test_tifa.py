@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Worlds
 from helpers.benchmark_references import tifa_scores
 from helpers.checkpoints import randomized
 from helpers.judges import ScriptedJudge, byte_tokenizer, qwen2_vl, texts_of
@@ -375,28 +374,6 @@ def test_a_run_that_goes_on_asks_nothing_twice() -> None:
     assert values[0] == values[1]
     assert first.asked
     assert second.asked == []
-
-
-def of_rank(rank: int, size: int) -> Any:
-    questions, answers = world_of(11, 7)
-    judge = scripted(answers)
-    metric = TIFA(questions, judge, max_failed=1.0)
-    ids = list(range(rank, 7, size)) if rank < 2 else []
-    for i in ids:
-        metric.update(images=flat(i), prompts=f"caption {i}", ids=[i])
-    result = metric.result()
-    return result.value, result.details, metric.categories(), metric.missing(), len(judge.asked)
-
-
-def test_ranks_ask_each_question_once_and_agree(worlds: Worlds) -> None:
-    alone = of_rank(0, 1)
-    for size in (1, 2):
-        answers = worlds(size, of_rank)
-        assert all(answer[:4] == alone[:4] for answer in answers)
-        assert sum(answer[4] for answer in answers) == alone[4]
-    partial = worlds(3, of_rank)  # the third rank has no images
-    assert len({repr(answer[:4]) for answer in partial}) == 1
-    assert set(partial[0][3]) >= {"c_2", "c_5"}
 
 
 def test_in_a_suite_saved_and_merged(tmp_path: Path) -> None:
