@@ -27,9 +27,16 @@ PUBLIC_TOKENS = re.compile(
 )
 
 
-def escape_special_tokens(text: str, tokens: re.Pattern[str] = PUBLIC_TOKENS) -> str:
+def escape_special_tokens(text: str, tokens: re.Pattern[str]) -> str:
     """A text in which special tokens are read as letters: "< |im_end|>"."""
     return tokens.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
+
+
+def escape_public_tokens(text: str) -> str:
+    """A text without `PUBLIC_TOKENS`, also where one contains another: "<|[INST]|>" becomes "< |[ INST]|>"."""
+    while (escaped := escape_special_tokens(text, PUBLIC_TOKENS)) != text:
+        text = escaped
+    return text
 
 
 def data_url(image: Tensor, image_format: str) -> str:
@@ -60,4 +67,4 @@ def _content(message: Message, urls: Iterator[str]) -> str | list[dict[str, Any]
 
 def _text(part: Message) -> str:
     """The text, without special tokens; lone surrogates, which no request can carry, become "?"."""
-    return escape_special_tokens(part["text"].encode("utf-8", "replace").decode("utf-8"))
+    return escape_public_tokens(part["text"].encode("utf-8", "replace").decode("utf-8"))

@@ -26,12 +26,12 @@ import pytest
 import torch
 from conftest import random_images
 from helpers.openai_server import Body, OpenAIServer, Said, echo, questions, serving
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image
 
 from lightning_imgmetrics.errors import JudgeFailed, JudgeUnavailable, UnknownName
 from lightning_imgmetrics.judges.backends.base import Judge
-from lightning_imgmetrics.judges.backends.chat import escape_special_tokens
+from lightning_imgmetrics.judges.backends.chat import escape_public_tokens
 from lightning_imgmetrics.judges.backends.client import client_of
 from lightning_imgmetrics.judges.backends.question import IMAGE, Answer, Decoding, Question, turn
 from lightning_imgmetrics.judges.backends.resolve import as_judge
@@ -152,9 +152,10 @@ FRAGMENTS += ["<start_of_turn>", "<IMG_CONTEXT>", ">", "|"]
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS)).map("".join))
+@example("<|[INST]|>")
 def test_special_tokens_are_escaped_and_nothing_else_changes(text: str) -> None:
-    once = escape_special_tokens(text)
-    assert escape_special_tokens(once) == once
+    once = escape_public_tokens(text)
+    assert escape_public_tokens(once) == once
     assert once.replace(" ", "") == text.replace(" ", "")
 
 
