@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics._images import Images, ImageSets, as_image_sets, as_images, quantize
+from lightning_imgmetrics._precision import full_precision
 from lightning_imgmetrics.errors import ShapeError
 from lightning_imgmetrics.metrics.base.collection import Members
 from lightning_imgmetrics.metrics.base.inputs import Ids, as_texts, check_ids
@@ -104,8 +105,9 @@ class MetricSuite(Members):
             labels=labels,
             ids=ids,
         )
-        for _, m in (pair for group in self.by_network(real).values() for pair in group):
-            m.clamped += clamped + (clamped_targets if "target" in m.inputs else 0)
+        for m in self._named.values():
+            if m.extractor is not None and ("real" in m.inputs or not real):
+                m.clamped += clamped + (clamped_targets if "target" in m.inputs else 0)
 
     def update_checked(
         self,
@@ -153,14 +155,15 @@ class MetricSuite(Members):
                 extractor(batches + (target or []) if paired else batches, layers, device)
             )
         shared = {name: x for name, x in inputs.items() if name != "target"} | {"ids": ids}
-        commits = []
-        for extractor, group in groups.items():
-            alone = BatchFeatures({layer: _head(x, n) for layer, x in features[extractor].items()})
-            commits += [
-                m.begin_update(features[extractor] if "target" in m.inputs else alone, **shared) for _, m in group
-            ]
-        for finish in commits:
-            finish()
+        with full_precision(device):
+            commits = []
+            for extractor, group in groups.items():
+                alone = BatchFeatures({layer: _head(x, n) for layer, x in features[extractor].items()})
+                commits += [
+                    m.begin_update(features[extractor] if "target" in m.inputs else alone, **shared) for _, m in group
+                ]
+            for commit in commits:
+                commit()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         raise TypeError("a MetricSuite has no value for one batch: call `update`, then `compute` or `results`")
@@ -180,13 +183,13 @@ class MetricSuite(Members):
         if isinstance(images, str | os.PathLike):
             images = ReferenceStatistics.load(images)
         if isinstance(images, ReferenceStatistics):
-            images.fill(self.named().values())
+            images.fill(self._named.values())
         else:
             self.update(images, real=True, labels=labels, ids=ids)
 
     def reference(self, *, content: str = "") -> ReferenceStatistics:
         """The reference side of this rank, to be saved (`pool` first under DDP); `content` identifies the images."""
-        return ReferenceStatistics.of(self.named().values(), content=content)
+        return ReferenceStatistics.of(self._named.values(), content=content)
 
     # Images
 
@@ -195,7 +198,7 @@ class MetricSuite(Members):
         return [quantize(batch) for batch in batches], clamped
 
     def _device(self, batch: Tensor) -> torch.device:
-        device = next(iter(self.named().values())).device
+        device = next(iter(self._named.values())).device
         if batch.device.type != "cpu" and batch.device != device:
             self.to(batch.device)
             return batch.device
@@ -206,7 +209,7 @@ class MetricSuite(Members):
     ) -> dict[Extractor, list[tuple[str, ImageMetric]]]:
         """The metrics that take this batch, by the network that they share."""
         groups: dict[Extractor, list[tuple[str, ImageMetric]]] = defaultdict(list)
-        for name, m in self.named().items():
+        for name, m in self._named.items():
             if m.extractor is not None and ("real" in m.inputs or not real) and (only is None or name in only):
                 groups[m.extractor].append((name, m))
         return groups

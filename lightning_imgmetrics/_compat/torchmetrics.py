@@ -24,6 +24,8 @@ def route_hooks(cls: M) -> M:
     are copied, restored, merged, moved and saved beside the attributes.
     """
     hooks = (
+        sync,
+        unsync,
         _sync_dist,
         _copy_state_dict,
         _reduce_states,
@@ -50,6 +52,22 @@ def sync_attributes(metric: Metric, gather: Callable, group: Any) -> None:
     Metric._sync_dist(metric, gather, group)
 
 
+def sync(self: Any, *args: Any, **kwargs: Any) -> None:
+    """As torchmetrics'; the metrics whose streams this one reads are synced with it."""
+    Metric.sync(self, *args, **kwargs)
+    for owner in self.streams.owners() if self._is_synced else ():
+        if not owner._is_synced:
+            owner.sync(*args, **kwargs)
+            self.synced_owners.append(owner)
+
+
+def unsync(self: Any, should_unsync: bool = True) -> None:
+    """As torchmetrics'; with the metrics that `sync` synced."""
+    Metric.unsync(self, should_unsync)
+    while should_unsync and self.synced_owners:
+        self.synced_owners.pop().unsync()
+
+
 def _copy_state_dict(self: Any) -> dict[str, Any]:
     with torch.inference_mode(False):
         return {**Metric._copy_state_dict(self), "contents": self.contents}
@@ -70,7 +88,7 @@ def _apply(self: Any, fn: Callable, exclude_state: Sequence[str] = "") -> Any:
         self._device = device
         return self
     Metric._apply(self, lambda x: x.to(device), [*exclude_state, "instance"])
-    self.streams.move(lambda x: x.to(device))
+    self.streams.move(device)
     return self
 
 

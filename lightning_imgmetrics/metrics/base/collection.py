@@ -40,23 +40,23 @@ class Members(MetricCollection):
             raise TypeError(f"`metrics` must be keys or metrics of this package, got {foreign or 'none'}")
         # Metrics that agree on the first batch need not agree on the next, so states are never shared by comparison.
         super().__init__(members, compute_groups=False)
-        self._order = list(members)  # the base class sorts
+        self._named: dict[str, ImageMetric] = dict(members)  # in their order; the base class sorts
         self._share_streams()
 
     def add_metrics(self, *args: Any, **kwargs: Any) -> None:
-        if hasattr(self, "_order"):
+        if hasattr(self, "_named"):
             raise TypeError("a MetricSuite takes its metrics when it is made: make a new one")
         super().add_metrics(*args, **kwargs)
 
     def named(self) -> dict[str, ImageMetric]:
         """name -> metric, in the given order."""
-        return {name: self[name] for name in self._order}
+        return self._named
 
     def _share_streams(self) -> None:
         """Metrics that keep the same of the same network (KID, precision, recall: all features) keep it once."""
         first: dict[tuple[object, ...], Stream] = {}
-        members = list(self.named().values())
-        for member, m in self.named().items():
+        members = list(self._named.values())
+        for member, m in self._named.items():
             if any(all(owner is not other for other in members) for owner in m.streams.owners()):
                 raise ValueError(
                     f"metric {member!r} shares its samples with the rest of another MetricSuite: make a new one"
@@ -89,7 +89,7 @@ class Members(MetricCollection):
         """
         results, failed = {}, {}
         with self.synced():
-            for name, m in self.named().items():
+            for name, m in self._named.items():
                 if only is None or name in only:
                     try:
                         title = prefixed(self, name)
@@ -101,7 +101,7 @@ class Members(MetricCollection):
     @contextmanager
     def synced(self) -> Iterator[None]:
         """Every state synced once, also those that several metrics read, and what metrics compute shared."""
-        members = list(self.named().values())
+        members = list(self._named.values())
         timeouts = [m.sync_timeout for m in members if m.sync_timeout is not None and not is_synced(m)]
         if timeouts:  # for all of them: what makes a rank late holds up the sync of the first
             rendezvous("MetricSuite.compute()", members[0].process_group, timeout=sync_timeout(max(timeouts)))
@@ -112,31 +112,31 @@ class Members(MetricCollection):
 
     def scores(self) -> dict[str, dict[int, float]]:
         """name -> {sample id: score} of this rank, for the metrics that keep scores."""
-        tables = {name: [x.tolist() for x in m.scores()] for name, m in self.named().items() if m.keeps_scores}
+        tables = {name: [x.tolist() for x in m.scores()] for name, m in self._named.items() if m.keeps_scores}
         return {name: {int(i): s for i, s in zip(*table, strict=True) if i == i} for name, table in tables.items()}
 
     def rationales(self) -> dict[str, dict[int, str]]:
         """name -> {sample id: why it has its score} of this process, for metrics that give reasons."""
-        return {name: reasons for name, m in self.named().items() if (reasons := m.rationales())}
+        return {name: reasons for name, m in self._named.items() if (reasons := m.rationales())}
 
     def reset_all(self) -> None:
         """Forget everything, also the references of metrics with `reset_real_features=False`."""
-        for m in self.named().values():
+        for m in self._named.values():
             m.clear()
 
     def reset_generated(self) -> None:
         """Forget the generated samples and keep the reference."""
-        for m in self.named().values():
+        for m in self._named.values():
             m.clear(keep_reference=True)
 
     def count_clamped(self, pixels: int) -> None:
         """Note that `pixels` of the samples were clamped before they came here, for `Result.details`."""
-        for m in self.named().values():
+        for m in self._named.values():
             m.clamped += pixels
 
     def pool(self) -> None:
         """Move the states of all ranks into rank 0; the others start empty. Collective."""
-        for m in self.named().values():
+        for m in self._named.values():
             m.pool()
 
     # Save, load, merge
@@ -151,12 +151,12 @@ class Members(MetricCollection):
             side: "real" writes the reference alone.
             about: any JSON, which comes back from `load`.
         """
-        save_states(self.named(), Path(path), side=side, about=about)
+        save_states(self._named, Path(path), side=side, about=about)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Replace the states that the file holds; SignatureMismatch or IncompatibleStates if they do not fit."""
-        file = read_states(self.named(), Path(path))
-        file.restore(self.named())
+        file = read_states(self._named, Path(path))
+        file.restore(self._named)
         return file.about
 
     def merge(self, other: Members | str | os.PathLike[str]) -> None:
@@ -165,20 +165,20 @@ class Members(MetricCollection):
         References add up as samples do: give each shard its own share of the reference images, or one of them all.
         """
         if not isinstance(other, Members):
-            file = read_states(self.named(), Path(other))
-            for name, m in self.named().items():
+            file = read_states(self._named, Path(other))
+            for name, m in self._named.items():
                 note_update(m)
                 m.merge_member(file.state_of(name, m))
             return
         theirs = other.named()
-        check_names(self.named(), theirs)
-        for name, m in self.named().items():  # all of them before the first is changed
+        check_names(self._named, theirs)
+        for name, m in self._named.items():  # all of them before the first is changed
             m.signature().require_like(theirs[name].signature())
-        require_equal_shares(self.named(), {name: m.streams.contents() for name, m in theirs.items()})
-        for name, m in self.named().items():
+        require_equal_shares(self._named, {name: m.streams.contents() for name, m in theirs.items()})
+        for name, m in self._named.items():
             m.merge_member(theirs[name])
 
     def forget_values(self) -> None:
         """Have the next `compute` compute, after states were changed from outside."""
-        for m in self.named().values():
+        for m in self._named.values():
             forget_value(m)

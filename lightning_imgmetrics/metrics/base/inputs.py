@@ -30,16 +30,6 @@ def check_ids(ids: Ids, n: int) -> Tensor:
     return ids
 
 
-def unseen(ids: Tensor, seen: Tensor) -> Tensor:
-    """Mask of the first occurrence of each id (n,) that is not in `seen` (m,)."""
-    order = ids.argsort(stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[order[1:]] = ids[order[1:]] != ids[order[:-1]]
-    if not len(seen) or not len(ids) or ids.min() > seen.max():  # the usual order, and far cheaper
-        return first
-    return first & ~torch.isin(ids, seen)
-
-
 def as_texts(prompts: str | Sequence[str], n: int) -> list[str]:
     """One text per image; one string stands for all of them. ShapeError or TypeError unless they are n texts."""
     if isinstance(prompts, str):

@@ -73,11 +73,12 @@ class ImageMetric(Metric):
         self.streams = StreamSet(self)
         self.memo: dict[Hashable, tuple[object, Any]] = {}  # of `cached`; a suite has one for all
         self._summary: Summary | None = None
-        self._synced_owners: list[ImageMetric] = []
+        self.synced_owners: list[ImageMetric] = []
         self.add_state("clamped", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         # torchmetrics' collections share states that are equal after one batch, whatever the metrics do with the next.
         mark = torch.frombuffer(bytearray(os.urandom(8)), dtype=torch.int32).double()
         self.add_state("instance", mark, dist_reduce_fx="max")
+        self.all_columns = self.columns()
         for counter in self.counter_names:
             self.add_state(counter, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -213,18 +214,19 @@ class ImageMetric(Metric):
 
     def update_features(self, features: Features, **inputs: Any) -> None:
         """`update` with features that were extracted elsewhere."""
-        self.begin_update(features, **inputs)()
+        with full_precision(self.device):
+            self.begin_update(features, **inputs)()
 
     def begin_update(self, features: Features, **inputs: Any) -> Callable[[], None]:
-        """`update_features` in two steps: what is refused is refused here; what is returned changes the states."""
-        with full_precision(self.device):
-            batch = features if isinstance(features, BatchFeatures) else BatchFeatures(features)
-            commit = self.stage(batch, **inputs)
+        """`update_features` in two steps, inside `full_precision`: what is refused is refused in the first.
+
+        What is returned changes the states.
+        """
+        commit = self.stage(features if isinstance(features, BatchFeatures) else BatchFeatures(features), **inputs)
 
         def finish() -> None:
-            with full_precision(self.device):
-                note_update(self)
-                commit()
+            note_update(self)
+            commit()
 
         return finish
 
@@ -261,12 +263,12 @@ class ImageMetric(Metric):
     @property
     def counter_names(self) -> list[str]:
         """The columns that are one number in all."""
-        return [column.name for column in self.columns() if column.kind == "counter"]
+        return [column.name for column in self.all_columns if column.kind == "counter"]
 
     @property
     def logged_details(self) -> list[str]:
         """The details that the callback logs beside the value."""
-        return [column.name for column in self.columns() if column.logged]
+        return [column.name for column in self.all_columns if column.logged]
 
     def counters(self) -> dict[str, Tensor]:
         """The states that are numbers, summed over ranks."""
@@ -322,21 +324,6 @@ class ImageMetric(Metric):
             for part in out if isinstance(out, tuple) else (out,):
                 sum_(part, self.process_group)
         return out
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As torchmetrics'; the metrics whose streams this one reads are synced with it."""
-        super().sync(*args, **kwargs)
-        if is_synced(self):
-            for owner in self.streams.owners():
-                if not is_synced(owner):
-                    owner.sync(*args, **kwargs)
-                    self._synced_owners.append(owner)
-
-    def unsync(self, should_unsync: bool = True) -> None:
-        super().unsync(should_unsync)
-        if should_unsync:
-            while self._synced_owners:
-                self._synced_owners.pop().unsync()
 
     def pool(self) -> None:
         """Move the states of all ranks into rank 0; the others start empty. Collective."""

@@ -44,7 +44,7 @@ class ScoreMetric(ImageMetric):
     def __init__(self, *, keep_scores: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.keep_scores = keep_scores
-        self.row = tuple(column for column in self.columns() if column.kind in _PER_SAMPLE)  # beside the score
+        self.row = tuple(column for column in self.all_columns if column.kind in _PER_SAMPLE)  # beside the score
         width = 1 + len(self.row)
         self.add_stream("score", Stream(Samples(d=width) if keep_scores else Moments(width), width))
 
@@ -124,7 +124,7 @@ class ScoreMetric(ImageMetric):
             raise NonFiniteFeatures(f"{self.name}: the scores of some images are NaN or infinite")
         error = float((scatter[0, 0] / (n - 1) / n).sqrt()) if n > 1 else None
         means = {c.name: x for c, x in zip(self.row, mean[1:].tolist(), strict=True) if c.kind == "mean"}
-        counts = {c.name: float(getattr(self, c.name)) for c in self.columns() if c.kind == "counter"}
+        counts = {c.name: float(getattr(self, c.name)) for c in self.all_columns if c.kind == "counter"}
         details = {**means, **self.counter_details(counts), **self.score_details(state)}
         whole = Summary(mean[0], n, error, details=details)
         if self.undefined_score is None:

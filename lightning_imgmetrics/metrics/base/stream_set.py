@@ -95,9 +95,9 @@ class StreamSet(dict[str, Stream]):
             if theirs != stream.state:
                 raise IncompatibleStates(f"{metric}: this metric keeps {stream.state}, the other one {theirs}")
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:
+    def move(self, home: torch.device) -> None:
         for stream in self.owned().values():
-            stream.move(function)
+            stream.move(home)
 
     def move_tables_to_cpu(self) -> None:
         """As torchmetrics does with lists of batches where `compute_on_cpu` is set."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_imgmetrics.errors import DuplicateSamples, NonFiniteFeatures
-from lightning_imgmetrics.metrics.base.inputs import Ids, check_ids, unseen
+from lightning_imgmetrics.metrics.base.inputs import Ids, check_ids
 from lightning_imgmetrics.states.base import State
 
 _PARTS = 64  # batches a table collects before they are merged
@@ -63,6 +63,7 @@ class Stream:
     ):
         self.state, self.width, self.layer, self.transform, self.side = state, width, layer, transform, side
         self.owner = owner
+        self.home = _CPU if owner is None else owner.home
         self.shared = False
         self.content = self.empty()
 
@@ -96,10 +97,6 @@ class Stream:
         filled = value.any() if isinstance(value, Tensor) else any(map(len, value))
         return not (filled or any(map(len, content.ids)) or any(map(len, content.pending_ids)))
 
-    @property
-    def home(self) -> torch.device:
-        return _CPU if self.owner is None else self.owner.home
-
     def place(self, part: str) -> torch.device:
         """Where a part of the content is kept: ids and feature banks in host memory, all else with the metric."""
         host = part in ("ids", "pending_ids") or (part == "value" and self.state.host)
@@ -128,7 +125,7 @@ class Stream:
             self._fold(rows)
             return
         self._flush()
-        fresh = unseen(checked, self._ids())
+        fresh = _unseen(checked, self._ids())
         if not fresh.all():  # indexing with a mask would wait for the device
             rows, checked = rows[fresh.to(rows.device)], checked[fresh]
         if len(checked) > 1:
@@ -149,7 +146,7 @@ class Stream:
                 " states; give each rank its own share of the ids"
             )
         pending_ids, pending = self._pending()
-        rows = pending[unseen(pending_ids, ids).to(pending.device)]
+        rows = pending[_unseen(pending_ids, ids).to(pending.device)]
         value = self.state.add(value.clone(), rows) if len(rows) else value
         if not value.isfinite().all():
             raise NonFiniteFeatures(f"{name}: the network returned NaN or infinity for some images")
@@ -190,9 +187,10 @@ class Stream:
         if state.table and self._due([*value, state.empty()]):
             value[:] = [self._merged(value)]
 
-    def move(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Move what is kept with the metric, after its device has changed."""
-        self.content = self.content.map(lambda part, x: x if self.place(part) == _CPU else function(x))
+    def move(self, home: torch.device) -> None:
+        """Follow the metric to another device, but for what stays in host memory."""
+        self.home = home
+        self.content = self.content.map(lambda part, x: x.to(self.place(part)))
 
     # Parts
 
@@ -239,7 +237,7 @@ class Stream:
         self.content.pending_ids.clear()
         self.content.pending.clear()
         if len(pending_ids):
-            fresh = unseen(pending_ids, self._ids())
+            fresh = _unseen(pending_ids, self._ids())
             self._fold(pending if fresh.all() else pending[fresh.to(pending.device)])
             self._append(self.content.ids, pending_ids[fresh])
 
@@ -251,3 +249,13 @@ class Stream:
             self._flush()
             for part, rows in zip(parts, newest, strict=True):
                 part.append(rows)
+
+
+def _unseen(ids: Tensor, seen: Tensor) -> Tensor:
+    """Mask of the first occurrence of each id (n,) that is not in `seen` (m,)."""
+    order = ids.argsort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[order[1:]] = ids[order[1:]] != ids[order[:-1]]
+    if not len(seen) or not len(ids) or ids.min() > seen.max():  # the usual order, and far cheaper
+        return first
+    return first & ~torch.isin(ids, seen)

@@ -62,7 +62,8 @@ class DistributionMetric(ImageMetric):
     ) -> Callable[[], None]:
         if real not in (True, False):
             raise ValueError(f"`real` must be True for the reference or False for generated images, got {real!r}")
-        streams = [s for s in self.streams.of_side("real" if real else "fake").values() if s.owner is self]
+        side = "real" if real else "fake"
+        streams = [stream for stream in self.streams.values() if stream.side == side and stream.owner is self]
         rows = [self.rows(stream, features, **inputs) for stream in streams]
 
         def commit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ class CustomExtractor(Extractor):
     def card(self) -> ModelCard:
         return ModelCard(f"custom-{getattr(self.module, '__name__', type(self.module).__name__)}", "user")
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return self.module
 

@@ -157,7 +157,7 @@ class PixelExtractor(Extractor):
     card = ModelCard("", "")
     default_layer = "pixels"
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "pixels"
 

@@ -67,14 +67,15 @@ class Network(ABC):
 
     def network(self, device: torch.device) -> Any:
         """The loaded network on `device`, shared by all that use it: frozen, in eval mode."""
+        place = self.key, device
         with LOCK:
-            if (self.key, device) not in NETWORKS:
-                # Building a network draws initial weights, which must not advance the user's random generator.
+            if place not in NETWORKS:
+                # Building a network draws initial weights which must not advance the user's random generator.
                 with default_float32(), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-                    offloaded = OFFLOADED.pop((self.key, device), None)
+                    offloaded = OFFLOADED.pop(place, None)
                     network = self.load() if offloaded is None else offloaded
-                    NETWORKS[self.key, device] = network.to(device).eval().requires_grad_(False)
-            return NETWORKS[self.key, device]
+                    NETWORKS[place] = network.to(device).eval().requires_grad_(False)
+            return NETWORKS[place]
 
     def offload(self, device: torch.device) -> None:
         """Free the memory of `device`: the network moves to host memory; on the CPU it is dropped and loaded again."""

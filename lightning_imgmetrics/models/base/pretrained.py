@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class PretrainedNetwork(Network):
         licenses = (name for prefix, name in _LICENSES.items() if model.startswith(prefix))
         return ModelCard(model, source, license=next(licenses, ""))
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return type(self).__name__, self.model, self.revision
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -76,7 +77,7 @@ class ClipExtractor(PretrainedNetwork, Extractor):
             return ModelCard(Path(self.weights).stem, str(self.weights))
         return super().card if self.weights is None else self.weights
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return *super().key, self.processor, self.weights
 

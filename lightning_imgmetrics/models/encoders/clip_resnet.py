@@ -64,7 +64,7 @@ class ClipResNetExtractor(Extractor):
     default_layer = "embed"
     max_batch = 64
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "clip-resnet", self.weights, self.processor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class DistsExtractor(Extractor):
     default_layer = "maps"
     card = ModelCard("dists-vgg16", _VGG.source, _VGG.file, _VGG.sha256, _VGG.license)
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "dists", self.weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class InceptionExtractor(Extractor):
         if self.resize not in RESIZE:
             raise UnknownName("resize", self.resize, RESIZE)
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "inception", self.weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class LpipsExtractor(Extractor):
         _, file, digits, _ = _TRUNKS[self.net]
         return ModelCard(f"lpips-{self.net}-v0.1", _URL + file, file, digits, "BSD-3-Clause")
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "lpips", self.net, self.weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -72,7 +73,7 @@ class AestheticHead(Network):
     def card(self) -> ModelCard:
         return HEADS[self.version][0]
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "aesthetic", self.version, self.weights
 

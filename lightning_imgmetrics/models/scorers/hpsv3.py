@@ -62,7 +62,7 @@ class HPSv3Extractor(PixelExtractor):
     def card(self) -> ModelCard:
         return ModelCard.on_hub("HPSv3", "MizzenAI/HPSv3", "HPSv3.safetensors", revision=self.revision, license="MIT")
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "hpsv3", self.revision, self.weights, self.processor, self.dtype
 

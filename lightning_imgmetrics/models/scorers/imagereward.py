@@ -74,7 +74,7 @@ class ImageRewardExtractor(Extractor):
     default_layer = "tokens"
     max_batch = 64
 
-    @property
+    @functools.cached_property
     def key(self) -> Hashable:
         return "imagereward", self.weights, self.tokenizer
 

@@ -300,7 +300,7 @@ def run_too_few(rank: int, size: int) -> tuple[list[str], dict[str, float]]:
         except NotEnoughSamples as error:
             messages.append(str(error))
     members = [*suite.named().values(), *singles.values()]
-    assert not any(m._is_synced or m._synced_owners for m in members)
+    assert not any(m._is_synced or m.synced_owners for m in members)
     assert all(m._to_sync for m in members)
     feed_suite(suite, first[1:])
     for metric in singles.values():
