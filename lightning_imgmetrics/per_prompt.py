@@ -37,14 +37,34 @@ from lightning_imgmetrics.states.tables import Reservoir
 class PerPrompt(ImageMetric):
     """A score metric over several samples per prompt: the mean over prompts of their means, clustered by prompt.
 
-    `metric`: any score of single images, of pairs, or of images and prompts; a copy of it is used, without what it has
-    seen. In `details`: "best_of_k" and "worst_of_k" for k = 1, 2, 4, ... up to the samples that every prompt has
+    In the details: "best_of_k" and "worst_of_k" for k = 1, 2, 4, ... up to the samples that every prompt has
     ("best_of_n", "worst_of_n": at that n), exact expectations over all choices of k samples, so that a showcase of
     cherry-picked samples can be told from the model; "spread", the standard deviation over the seeds of one prompt;
     "variance_between" and "variance_within" prompts (a random-effects model; the former is below 0 where prompts differ
     less than chance would make them), "prompt_share" of the variance; "n_prompts", "samples_per_prompt"; "n_undefined"
-    where some pairs have no score (PSNR of equal images), "n_failed" where a judge failed, which are left out. The
-    interval is that of the mean over prompts. ValueError for a `metric` of pairs whose reduction is no mean.
+    where some pairs have no score (PSNR of equal images), "n_failed" where a judge failed, which are left out.
+
+    Args:
+        metric: any score of single images, of pairs, or of images and prompts; a copy is used, without its samples.
+        kwargs: those of `ImageMetric`.
+
+    Returns:
+        A scalar in the unit, range and direction of `metric`; the interval is that of the mean over prompts.
+
+    Raises:
+        TypeError: `metric` scores no single samples.
+        ValueError: `metric` is of pairs, and its reduction is no mean.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import PerPrompt, Saturation
+        >>> images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+        >>> images[1:3, 0] = 255
+        >>> metric = PerPrompt(Saturation())
+        >>> metric.update(images=images, prompts=["a cat", "a cat", "a dog", "a dog"])
+        >>> result = metric.result()
+        >>> result.value, result.details["best_of_n"], result.details["n_prompts"]
+        (0.5, 1.0, 2.0)
     """
 
     inputs: tuple[str, ...]

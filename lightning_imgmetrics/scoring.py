@@ -27,13 +27,35 @@ def score(
     device: torch.device | str | None = None,
     **arguments: Any,
 ) -> Tensor:
-    """The score of each image by a metric of `METRICS` -> (n,), float64 on the CPU.
+    """The score of each image by a metric of `METRICS`.
 
-    NaN where a judge failed, or was not asked as its `limit` is lower.
-    `images` and `target`: (n, 3, h, w) uint8 or float in [0, 1] (or the `value_range` among `arguments`), or lists of
-    mixed sizes; `prompts`: n texts, or one for all; `source` and `rivals`: one image or a list of them for each of n.
-    `device`: default that of the images. `arguments` are the metric's own. UnknownName for a key that scores no single
-    images; TypeError where the metric needs what is not inputs.
+    Args:
+        key: a key that scores single images.
+        images: (n, 3, h, w) uint8 or float in [0, 1] (or in the `value_range` among `arguments`), or a list of mixed
+            sizes.
+        prompts: n texts, or one for all.
+        target: as `images`, one for each.
+        source: one image or a list of images for each of n, what it was made from.
+        rivals: one image or a list of images for each of n, what others made of the same.
+        batch_size: images per network pass.
+        device: default that of the images.
+        arguments: those of the metric's constructor.
+
+    Returns:
+        (n,) float64 on the CPU; NaN where a judge failed, or was not asked as its `limit` is lower.
+
+    Raises:
+        UnknownName: the key scores no single images.
+        TypeError: the metric needs what is not given.
+        ShapeError: `target`, `prompts`, `source` or `rivals` hold another number of entries than there are images.
+
+    Example:
+        >>> import torch
+        >>> from lightning_imgmetrics import score
+        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> images[1] = 255
+        >>> score("exposure", images=images)
+        tensor([0., 1.], dtype=torch.float64)
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")

@@ -117,8 +117,8 @@ def run_compare(
     cells = [comparison.cells() for comparison in found]
     terminal.show(f"A: {a}\nB: {b}", rich_table(COLUMNS, cells))
     for comparison in found:
-        if comparison.unlike:
-            terminal.note(f"forced: {comparison.name} was not measured in the same way ({comparison.unlike})")
+        if comparison.mismatch:
+            terminal.note(f"forced: {comparison.name} was not measured in the same way ({comparison.mismatch})")
     if pair[0].reference != pair[1].reference:
         terminal.note(
             f"the references are named {pair[0].reference} and {pair[1].reference}: are they the same images?"
@@ -136,8 +136,8 @@ def run_compare(
 def _csv(found: list[Comparison]) -> str:
     lines: list[list[Any]] = []
     for c in found:
-        lines.append([c.name, c.a, c.b, c.difference, *(c.interval or (None, None)), c.p, c.better, c.by, c.unlike])
-    return csv_text(["metric", "a", "b", "difference", "low", "high", "p", "better", "by", "unlike"], lines)
+        lines.append([c.name, c.a, c.b, c.difference, *(c.interval or (None, None)), c.p, c.better, c.by, c.mismatch])
+    return csv_text(["metric", "a", "b", "difference", "low", "high", "p", "better", "by", "mismatch"], lines)
 
 
 def show_metrics(*, markdown: bool) -> None:

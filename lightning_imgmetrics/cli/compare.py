@@ -25,7 +25,7 @@ class Comparison:
     """A result of two runs: `difference` a - b with its 95 % interval and two-sided p-value where they are known.
 
     `better`: "A" or "B" where the interval excludes 0, "?" where it does not or there is none. `by`: the test.
-    `unlike`: in what the two were not measured alike, where that was overridden.
+    `mismatch`: in what the two were not measured alike, where that was overridden.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Comparison:
     p: float | None = None
     better: str = "?"
     by: str = "no interval"
-    unlike: str = ""
+    mismatch: str = ""
 
     def cells(self) -> list[str]:
         interval = "" if self.interval is None else "[{:.4g}, {:.4g}]".format(*self.interval)
@@ -76,18 +76,18 @@ def compare(a: Report, b: Report, *, force: bool = False, seed: int = 0) -> list
     if not shared:
         raise UsageError(f"the two share no metric: {', '.join(a.results)} against {', '.join(b.results)}")
     beside = "" if a.beside == b.beside else f"beside the images: {dict(a.beside)} against {dict(b.beside)}"
-    unlike = {name: _unlike(a.results[name], b.results[name]) or beside for name in shared}
-    if any(unlike.values()) and not force:
-        listed = "; ".join(f"{name}: {text}" for name, text in unlike.items() if text)
+    mismatch = {name: _mismatch(a.results[name], b.results[name]) or beside for name in shared}
+    if any(mismatch.values()) and not force:
+        listed = "; ".join(f"{name}: {text}" for name, text in mismatch.items() if text)
         raise SignatureMismatch(f"the two were not measured in the same way ({listed}); --force compares them anyway")
     out = []
     for name in shared:
         scores = a.scores.get(name, {}), b.scores.get(name, {})
-        out.append(_compared(a.results[name], b.results[name], *scores, seed=seed, unlike=unlike[name]))
+        out.append(_compared(a.results[name], b.results[name], *scores, seed=seed, mismatch=mismatch[name]))
     return out
 
 
-def _unlike(a: Result, b: Result) -> str:
+def _mismatch(a: Result, b: Result) -> str:
     """The fields in which two results differ, their counts of samples among them; "" for none."""
     # Images on which a judge failed were measured, too: the pairs of those that both scored are compared.
     counts = [r.n + round(r.details.get("n_failed", 0)) for r in (a, b)]
@@ -102,11 +102,12 @@ def _unlike(a: Result, b: Result) -> str:
 
 
 def _compared(
-    a: Result, b: Result, scores_a: Mapping[int, float], scores_b: Mapping[int, float], *, seed: int, unlike: str
+    a: Result, b: Result, scores_a: Mapping[int, float], scores_b: Mapping[int, float], *, seed: int, mismatch: str
 ) -> Comparison:
     difference, interval, p, by = a.value - b.value, None, None, "no interval"
     if not (math.isfinite(a.value) and math.isfinite(b.value)):
-        return Comparison(a.name, a.value, b.value, difference, None, None, "?", "no interval: infinite values", unlike)
+        by = "no interval: infinite values"
+        return Comparison(a.name, a.value, b.value, difference, by=by, mismatch=mismatch)
     known_a, known_b = ({i: x for i, x in scores.items() if x == x} for scores in (scores_a, scores_b))
     left_out = len(scores_a.keys() & scores_b.keys()) - len(known_a.keys() & known_b.keys())
     scores_a, scores_b = known_a, known_b
@@ -123,7 +124,7 @@ def _compared(
         interval, p = _independent(a.interval, b.interval)
         by = "independent intervals"
     better = _better(interval, a.higher_is_better)
-    return Comparison(a.name, a.value, b.value, difference, interval, p, better, by, unlike)
+    return Comparison(a.name, a.value, b.value, difference, interval, p, better, by, mismatch)
 
 
 def _is_mean(r: Result, scores: Mapping[int, float]) -> bool:

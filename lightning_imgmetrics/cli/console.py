@@ -14,20 +14,20 @@ _WIDTH = 200  # of files and pipes, which would otherwise be taken for a termina
 
 
 class Terminal:
-    """The first rank speaks; `quiet` leaves errors and notes, and takes the tables and the progress bar away."""
+    """Output of the first rank; `quiet` leaves errors and notes alone."""
 
     def __init__(self, *, rank: int = 0, quiet: bool = False):
-        self.speaks, self.quiet = rank == 0, quiet
+        self.is_first, self.quiet = rank == 0, quiet
         known = sys.stdout.isatty() or "COLUMNS" in os.environ
         self._out, self._err = Console(width=None if known else _WIDTH), Console(stderr=True)
 
     def note(self, text: str) -> None:
-        if self.speaks:
+        if self.is_first:
             self._err.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def show(self, *tables: Any) -> None:
         """Tables as they are, texts without wrapping."""
-        for table in tables if self.speaks and not self.quiet else ():
+        for table in tables if self.is_first and not self.quiet else ():
             if isinstance(table, str):
                 self._out.print(table, soft_wrap=True, markup=False, highlight=False)
             else:
@@ -36,7 +36,7 @@ class Terminal:
     @contextmanager
     def bar(self, title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
         """Images, images per second and time left; only where somebody watches."""
-        if not self.speaks or self.quiet or not sys.stderr.isatty():
+        if not self.is_first or self.quiet or not sys.stderr.isatty():
             yield lambda n: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -203,7 +203,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
 def is_statistics(text: str, protocol: str | None) -> bool:
     """Whether a reference is a file of statistics and not of images, by its content.
 
-    ADM's files hold both, of unlike numbers of images: images, unless the protocol is ADM's.
+    ADM's files hold both, of different numbers of images: images, unless the protocol is ADM's.
     """
     path = Path(text).expanduser()
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Processes that share one evaluation: how they find each other and who speaks."""
+"""Processes that share one evaluation: how they find each other, and fail together."""
 
 from __future__ import annotations
 

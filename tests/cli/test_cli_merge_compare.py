@@ -195,7 +195,7 @@ def test_what_was_measured_differently_is_refused_unless_forced(tmp_path: Path) 
     a, b = of_scores(SCORES_A), of_scores(SCORES_B, signature="metric:clip_score|network:b")
     with pytest.raises(SignatureMismatch, match=r"clip_score: network: a against b.*--force"):
         compare(a, b)
-    assert compare(a, b, force=True)[0].unlike == "network: a against b"
+    assert compare(a, b, force=True)[0].mismatch == "network: a against b"
     fewer = of_scores({i: x for i, x in SCORES_B.items() if i < 9})
     with pytest.raises(SignatureMismatch, match="n: 12 against 9"):
         compare(a, fewer)
