@@ -42,7 +42,7 @@ class Side:
         return self.name == "reference"
 
     def names(self, ids: Sequence[int]) -> list[str]:
-        return [self.source.name(i) for i in ids]
+        return [self.source.image_name(i) for i in ids]
 
     def digest(self) -> str:
         """What tells this list of images from another, by names, prompts and labels; the pixels are not read."""
@@ -62,8 +62,8 @@ class FirstImages(ImageSource):
     def __getitem__(self, index: int) -> Any:
         return self.source[index]
 
-    def name(self, index: int) -> str:
-        return self.source.name(index)
+    def image_name(self, index: int) -> str:
+        return self.source.image_name(index)
 
 
 class Joined(ImageSource):
@@ -78,8 +78,8 @@ class Joined(ImageSource):
     def __getitem__(self, index: int) -> Any:
         return self.source[index], *(other[places[index]] for other, places in self.others)
 
-    def name(self, index: int) -> str:
-        return self.source.name(index)
+    def image_name(self, index: int) -> str:
+        return self.source.image_name(index)
 
 
 def open_sides(request: Request, *, real: bool, labels: bool) -> tuple[dict[str, Side], tuple[str, ...] | None]:
@@ -148,7 +148,7 @@ def _completed(side: Side, others: Others, limit: int | None) -> Side:
 
 
 def _names(source: ImageSource) -> list[str]:
-    return [source.name(i) for i in range(len(source))]
+    return [source.image_name(i) for i in range(len(source))]
 
 
 # Classes

@@ -70,7 +70,7 @@ def write_scores(outcome: Outcome, path: str) -> None:
     assert outcome.report is not None
     scores, side = outcome.report.scores, outcome.sides["generated"]
     ids = sorted({i for column in scores.values() for i in column})
-    lines = [[i, side.source.name(i), *(column.get(i) for column in scores.values())] for i in ids]
+    lines = [[i, side.source.image_name(i), *(column.get(i) for column in scores.values())] for i in ids]
     write_text(path, csv_text(["id", "name", *scores], lines))
 
 
@@ -79,7 +79,7 @@ def write_records(outcome: Outcome, path: str) -> None:
     assert outcome.report is not None
     side = outcome.sides["generated"]
     lines = [
-        json_text({"metric": name, "name": side.source.name(record["id"]), **record}, indent=None)
+        json_text({"metric": name, "name": side.source.image_name(record["id"]), **record}, indent=None)
         for name, records in outcome.report.records.items()
         for record in records
     ]
@@ -92,7 +92,7 @@ def write_neighbors(outcome: Outcome, path: str) -> None:
     lines = []
     for row in outcome.neighbors:
         known = reference is not None and row.nearest >= 0
-        name = reference.source.name(row.nearest) if known and reference is not None else ""
+        name = reference.source.image_name(row.nearest) if known and reference is not None else ""
         nearest = row.nearest if row.nearest >= 0 else None
-        lines.append([row.id, generated.source.name(row.id), nearest, name, row.distance])
+        lines.append([row.id, generated.source.image_name(row.id), nearest, name, row.distance])
     write_text(path, csv_text(["id", "name", "nearest_id", "nearest_name", "distance"], lines))

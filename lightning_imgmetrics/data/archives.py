@@ -58,7 +58,7 @@ class ArchiveImages(ImageSource):
             raise UnreadableImage(f"{name}: {error}") from error
         return decode(content, alpha=self.alpha, name=name)
 
-    def name(self, index: int) -> str:
+    def image_name(self, index: int) -> str:
         return self._names[index]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from lightning_imgmetrics._images import Images, as_images, quantize
 from lightning_imgmetrics.data.decode import check_alpha
 from lightning_imgmetrics.data.open import open_images
-from lightning_imgmetrics.data.sources import GeneratedImages, ImageSource, as_tensor, pick
+from lightning_imgmetrics.data.sources import ImageSource, as_tensor, pick
 from lightning_imgmetrics.errors import ShapeError, UnreadableImage, ValueRangeError
 
-_PATIENCE = 600  # seconds
+_WORKER_TIMEOUT = 600  # seconds
 Source = Tensor | Dataset | DataLoader | Iterable[Any] | str | Path
 Batch = tuple[Sequence[int] | None, Tensor | list[Any]]
 
@@ -78,7 +78,7 @@ class ImageBatches:
             yield from islice(self._streamed(), self.start, None)
             return
         ids = range(self.rank, len(self._images), self.world_size)[self.start * self.batch_size :]
-        if isinstance(self._images, GeneratedImages):
+        if self._images.generates:
             for k in range(0, len(ids), self.batch_size):
                 some = ids[k : k + self.batch_size]
                 yield some, _stacked(self._images.generate(some))
@@ -98,7 +98,7 @@ class ImageBatches:
     def names(self, ids: Iterable[int]) -> list[str]:
         """The names of samples: the path in a folder or archive, else the id as text."""
         source = self._images
-        return [str(i) if source is None else source.name(i) for i in ids]
+        return [str(i) if source is None else source.image_name(i) for i in ids]
 
     @functools.cached_property
     def _images(self) -> ImageSource | None:
@@ -134,9 +134,9 @@ class ImageBatches:
         collate: Callable[[Any], Any] = _stacked
         if isinstance(self.source, DataLoader):
             collate = functools.partial(_picked, self.image_key, self.source.collate_fn)
-        collate = functools.partial(_sorted_out, collate)
+        collate = functools.partial(_separate, collate)
         return DataLoader(
-            _Guarded(images, self.max_failed > 0), self.batch_size, sampler=ids, collate_fn=collate, **self._workers()
+            _Attempts(images, self.max_failed > 0), self.batch_size, sampler=ids, collate_fn=collate, **self._workers()
         )
 
     def _workers(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class ImageBatches:
         }
         if number:
             options["prefetch_factor"] = self.prefetch
-            options["timeout"] = _PATIENCE  # a worker whose answer is lost (shared memory full) would be waited for
+            options["timeout"] = _WORKER_TIMEOUT  # else a lost batch (shared memory full) would be waited for forever
             if given is not None:
                 kept = ("multiprocessing_context", "worker_init_fn", "timeout")
                 options |= {key: getattr(given, key) for key in kept}
@@ -194,14 +194,10 @@ class _Items(ImageSource):
         return self.dataset[index]
 
 
-class _Unread(NamedTuple):
-    reason: str
+class _Attempts(Dataset):
+    """(item, None) of each image of a dataset, or (None, reason) if it cannot be read.
 
-
-class _Guarded(Dataset):
-    """Items of a dataset; for an image that cannot be read, why.
-
-    Where failures are tolerated, what Pillow raises in a user's dataset is one; else it comes through as it is.
+    If failures are tolerated, Pillow's errors in a user's dataset count as such; otherwise they are raised.
     """
 
     def __init__(self, images: ImageSource, tolerant: bool):
@@ -210,16 +206,18 @@ class _Guarded(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.images[index]
+            return self.images[index], None
         except self.caught as error:
-            return _Unread(str(error) or type(error).__name__)
+            return None, str(error) or type(error).__name__
 
 
-def _sorted_out(collate: Callable[[Any], Any], items: Sequence[Any]) -> tuple[list[int], list[tuple[int, str]], Any]:
+def _separate(
+    collate: Callable[[Any], Any], attempts: Sequence[tuple[Any, str | None]]
+) -> tuple[list[int], list[tuple[int, str]], Any]:
     """Positions of the items that were read, (position, reason) of the others, and the images of the former."""
-    failed = [(i, item.reason) for i, item in enumerate(items) if isinstance(item, _Unread)]
-    read = [i for i, item in enumerate(items) if not isinstance(item, _Unread)]
-    return read, failed, collate([items[i] for i in read]) if read else None
+    failed = [(i, reason) for i, (_, reason) in enumerate(attempts) if reason is not None]
+    read = [i for i, (_, reason) in enumerate(attempts) if reason is None]
+    return read, failed, collate([attempts[i][0] for i in read]) if read else None
 
 
 def _stacked(images: Any) -> Any:

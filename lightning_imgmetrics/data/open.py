@@ -34,7 +34,7 @@ def open_images(source: Any, *, alpha: str = "drop", image_key: int | str | None
     `image_key`: see `pick`. UnknownName for anything else; UnreadableImage for a file or folder that is not there or
     damaged; ShapeError for one without an image.
     """
-    if isinstance(source, ImageSource):
+    if hasattr(source, "image_name"):  # an ImageSource
         return source
     if isinstance(source, str | Path):
         return _named(str(source), alpha, image_key)

@@ -22,6 +22,8 @@ _IMAGE_KEYS = ("image", "images", "pixel_values", "img")
 class ImageSource(Dataset):
     """Images by index. Subclasses pickle and fork into worker processes without sharing an open file."""
 
+    generates = False  # whether images are made by `generate`, many at a time, and not read one by one
+
     def __len__(self) -> int:
         raise NotImplementedError
 
@@ -29,9 +31,13 @@ class ImageSource(Dataset):
         """Image `index`: uint8 RGB (3, h, w), or what the user's own dataset holds as a tensor."""
         raise NotImplementedError
 
-    def name(self, index: int) -> str:
-        """The name of image `index`, for messages and pairing: a path where it has one, else the index."""
+    def image_name(self, index: int) -> str:
+        """The name of image `index`, for messages and pairing: its path if it has one, else the index."""
         return str(index)
+
+    def generate(self, ids: Sequence[int]) -> Any:
+        """The images of `ids`, in their order."""
+        return [self[i] for i in ids]
 
 
 class ImageFolder(ImageSource):
@@ -53,7 +59,7 @@ class ImageFolder(ImageSource):
     def __getitem__(self, index: int) -> Tensor:
         return decode(self.folder / self.files[index], alpha=self.alpha, name=self.files[index])
 
-    def name(self, index: int) -> str:
+    def image_name(self, index: int) -> str:
         return self.files[index]
 
 
@@ -70,7 +76,7 @@ class DatasetImages(ImageSource):
         image = pick(self.dataset[index], self.image_key)
         return as_tensor(image, alpha=self.alpha, name=f"image {index}")
 
-    def name(self, index: int) -> str:
+    def image_name(self, index: int) -> str:
         item = self.dataset[index] if isinstance(self.dataset, list | tuple) else None
         return Path(item).as_posix() if isinstance(item, str | os.PathLike) else str(index)
 
@@ -80,6 +86,8 @@ class GeneratedImages(ImageSource):
 
     Image i must depend on its id alone, so that any number of ranks makes the same set. Images: (k, 3, h, w) or a list.
     """
+
+    generates = True
 
     def __init__(self, function: Callable[[Sequence[int]], Any], n: int, *, alpha: str = "drop"):
         if n < 1:

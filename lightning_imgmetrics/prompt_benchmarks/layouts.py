@@ -31,7 +31,7 @@ class ListedImages(ImageSource):
         name, image = self.images[index]
         return decode(image.read() if isinstance(image, StoredImage) else image, alpha=self.alpha, name=name)
 
-    def name(self, index: int) -> str:
+    def image_name(self, index: int) -> str:
         return self.images[index][0]
 
 

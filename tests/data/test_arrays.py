@@ -29,7 +29,7 @@ def png(i: int) -> bytes:
 
 
 def check(source: Any, names: list[str]) -> None:
-    assert [source.name(i) for i in range(len(source))] == names
+    assert [source.image_name(i) for i in range(len(source))] == names
     for i in (4, 0, 3, 1, 2, 0):
         assert torch.equal(source[i], IMAGES[i])
     with pytest.raises(IndexError):

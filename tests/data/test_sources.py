@@ -53,7 +53,7 @@ MEMBERS = {name: png(i) for i, name in enumerate(NAMES)}
 
 
 def check(source: Any, names: list[str]) -> None:
-    assert [source.name(i) for i in range(len(source))] == names
+    assert [source.image_name(i) for i in range(len(source))] == names
     for i in (4, 0, 3, 1, 2, 0):
         assert torch.equal(source[i], IMAGES[i])
     with pytest.raises(IndexError):
@@ -73,7 +73,7 @@ def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "link").symlink_to(root / "a")
     linked = open_images(tmp_path / "y")
-    assert [linked.name(i) for i in range(2)] == ["link/1.png", "link/b/2.PNG"]
+    assert [linked.image_name(i) for i in range(2)] == ["link/1.png", "link/b/2.PNG"]
 
 
 @pytest.mark.parametrize("kind", MODES)

@@ -63,7 +63,7 @@ def test_items_of_one_prompt_are_told_apart_by_their_files(
     metric = made(tmp_path / file)
     layout = layout_of(benchmark, images(tmp_path / "images", "c"), tmp_path / file)
     assert (layout.prompts, layout.missing, layout.source) == (["c"], ["a", "b"], None)
-    assert [layout.images.name(i) for i in range(len(layout.images))] == ["c"]
+    assert [layout.images.image_name(i) for i in range(len(layout.images))] == ["c"]
     metric.update(images=layout.images[0][None], prompts=layout.prompts, ids=[0])
     assert float(metric.compute()) > 0
     (record,) = metric.records()
