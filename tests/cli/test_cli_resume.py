@@ -17,8 +17,9 @@ import torch
 from cli_parts import DIGITS, METRICS, N, done, folder, imgmetrics, load, make_inputs, refused
 from conftest import random_images
 
-from lightning_imgmetrics.cli import loop, resume
+from lightning_imgmetrics.cli import loop
 from lightning_imgmetrics.cli.loop import Loop
+from lightning_imgmetrics.metrics.base import state_file
 
 STATE = "state-0-of-1.safetensors"
 
@@ -189,12 +190,12 @@ def test_a_full_disk_leaves_the_last_state_whole(
         if len(writes) > 3:
             Path(path).write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(tensors, path, metadata)
+        save(tensors, path, metadata=metadata)
 
-    save = resume.save_file
+    save = state_file.save_file
     run = ["--run-dir", tmp_path / "run", "--save-every", 0]
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "save_file", full)
+        patch.setattr(state_file, "save_file", full)
         answer = done(*command, *run)
     assert "the states could not be saved, the run goes on without: [Errno 28] No space left" in answer.err
     assert load(tmp_path / "a.json") == undisturbed

@@ -63,7 +63,7 @@ def test_every_argument_that_is_offered_can_be_given_and_no_other(key: str) -> N
         METRICS[key](**{name: default, **given})
     for name in parameters_of_all_constructors(key).keys() - {*arguments(key), "self"}:
         with pytest.raises((TypeError, ValueError), match=r"argument|must be"):
-            METRICS[key](**given, **{name: None})
+            METRICS[key](**given, **{name: object()})
 
 
 def test_what_the_table_binds_is_not_offered() -> None:

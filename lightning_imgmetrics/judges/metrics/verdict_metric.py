@@ -77,7 +77,8 @@ class VerdictMetric(ScoreMetric):
     @property
     def judge(self) -> Judge:
         """The judge that is asked; another may be put in its place."""
-        assert self.protocol is not None
+        if self.protocol is None:
+            raise AttributeError(f"{self.name} asks no judge")
         return self.protocol.judge
 
     @judge.setter

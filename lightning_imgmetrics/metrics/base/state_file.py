@@ -223,23 +223,22 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
     except SafetensorError as error:
         raise IncompatibleStates(f"{path} is not a saved suite: {error}") from error
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    metadata = _metadata(path)
     if metadata.get("format", FORMAT) != FORMAT:
         raise IncompatibleStates(
             f"{path} was written by another version ({metadata['format']}), this one reads {FORMAT}: evaluate again"
         )
     if "signatures" not in metadata:
         raise IncompatibleStates(
-            f"{path} is not a saved suite: it names no metrics. If it is from a run of an earlier"
-            " version, start the run again"
+            f"{path} is not a saved suite: it names no metrics. If it is from a run of an earlier version, start the"
+            " run again"
         )
-    return metadata
-
-
-def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    metadata = _metadata(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -93,7 +93,7 @@ class StreamSet(dict[str, Stream]):
         for name, stream in self.items():
             theirs = others[name].state if name in others else None
             if theirs != stream.state:
-                raise IncompatibleStates(f"{metric}: this metric keeps {stream.state}, the other one {theirs}")
+                raise IncompatibleStates(f"{metric}: this metric keeps {stream.state!r}, the other one {theirs!r}")
 
     def move(self, home: torch.device) -> None:
         for stream in self.owned().values():

@@ -81,7 +81,7 @@ def kept(suite: MetricSuite, name: str, side: str) -> Tensor:
 def test_features(suite: MetricSuite, theirs: list[dict[str, Tensor]]) -> None:
     for side, features in zip(("real", "fake"), theirs, strict=True):
         mine = kept(suite, "kid", side)
-        order = suite["kid"].store.ids(suite["kid"].read(f"{side}_bank"))
+        order = suite["kid"].store.ids(suite["kid"].state(f"{side}_bank"))
         assert (mine - features["2048"][order]).norm() / mine.norm() < FEATURES
 
 
