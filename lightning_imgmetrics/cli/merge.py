@@ -34,7 +34,10 @@ def merge(paths: Sequence[str], *, device: str = "auto") -> tuple[Report, dict[s
             listed = "; ".join(f"{key}: {pair[0].get(key)} against {pair[1].get(key)}" for key in changed)
             raise IncompatibleStates(f"{paths[0]} and {path} are not shards of one evaluation ({listed})")
     _refuse_gaps({path: about["shard"][0] for path, about in abouts.items()}, first["shard"][1], list(paths))
-    spec = MetricSpec.from_json(first["measures"])
+    try:
+        spec = MetricSpec.from_json(first["measures"])
+    except IncompatibleStates as error:
+        raise IncompatibleStates(f"{paths[0]} cannot be merged: {error}. Evaluate its share again") from error
     suite = MetricSuite(build(spec, command="merge", protocol_is_used=True)).to(chosen_device(device))
     suite.load(paths[0])
     for path in paths[1:]:

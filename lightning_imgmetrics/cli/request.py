@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lightning_imgmetrics.errors import ImgMetricsError, MissingExtra, MissingWeights
+from lightning_imgmetrics.errors import ImgMetricsError, IncompatibleStates, MissingExtra, MissingWeights
 
 
 class UsageError(ImgMetricsError, ValueError):
@@ -59,7 +59,11 @@ class MetricSpec:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MetricSpec:
         listed: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
-        return cls(**{field.name: listed[field.name] for field in fields(cls)})
+        names = {field.name for field in fields(cls)}
+        if names != listed.keys():
+            unknown = ", ".join(sorted(names ^ listed.keys()))
+            raise IncompatibleStates(f"it was written by another version, whose settings differ ({unknown})")
+        return cls(**listed)
 
     @property
     def plain_precision(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 from cli_parts import DIGITS, METRICS, N, done, folder, load, make_inputs, refused, table, values
 from conftest import random_images
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy.stats import norm
 
 from lightning_imgmetrics.cli.compare import compare
@@ -123,6 +126,19 @@ def test_what_is_no_whole_evaluation_is_refused(
     (tmp_path / "cut.safetensors").write_bytes(shards[0].read_bytes()[:300])
     assert "is not a saved suite" in refused("merge", tmp_path / "cut.safetensors", code=2)
     assert "there is no file" in refused("merge", tmp_path / "none.safetensors", code=2)
+
+
+def test_shards_of_another_version_are_refused_in_words(shards: list[Path], tmp_path: Path) -> None:
+    copies = []
+    for path in shards:
+        with safe_open(path, "pt") as file:
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata["about"])
+        about["measures"]["compiled"] = about["measures"].pop("compile")
+        copies.append(tmp_path / path.name)
+        save_file(tensors, copies[-1], metadata={**metadata, "about": json.dumps(about)})
+    line = refused("merge", *copies, code=2)
+    assert "written by another version, whose settings differ (compile, compiled). Evaluate its share again" in line
 
 
 def test_a_shard_has_no_tables(command: list[Any], tmp_path: Path) -> None:
