@@ -324,7 +324,7 @@ def test_criteria_are_called_as_nothing_else_is(tmp_path: Path) -> None:
     suite = MetricSuite({"rubric": m})
     suite.update(random_images(3, 8), prompts="a hat", ids=range(3))
     report, _ = report_of(suite, [], None, None)
-    side = SimpleNamespace(source=SimpleNamespace(name=str))
+    side = SimpleNamespace(source=SimpleNamespace(image_name=str))
     write_records(Outcome(report, {}, {"generated": side}, {}, []), str(tmp_path / "records"))  # type: ignore[dict-item]
     line = json.loads((tmp_path / "records").read_text().splitlines()[0])
     columns = (column.name for column in m.columns())
